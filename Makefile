@@ -1,0 +1,69 @@
+# Everything runs in .venv, which the first target that needs it makes. `make` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+BIN := .venv/bin
+WORKERS ?= 2
+# one arithmetic thread per test worker: more only fight over the cores
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
+PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+SETTINGS := pyproject.toml setup.py constraints.txt
+
+.PHONY: help train test test-slow check layout typing format clean
+
+help: ## list these targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+
+train: .venv/.ready ## discover skills and use them: the demo, on the CPU, in a few minutes
+	$(BIN)/python train.py demo
+
+test: .venv/.ready-test ## the whole test suite but its slow part (at most ten minutes on two cores)
+	$(PYTEST)
+
+test-slow: .venv/.ready-test ## the slow part: training runs, a clean installation
+	$(PYTEST) -m slow
+
+check: .venv/.ready-test typing ## format, lint, types and layout: under a minute, before every commit
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/contract/test_layout.py
+
+format: .venv/.ready-test ## rewrite the sources as `make check` wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+typing: ## link the packages below .typing/etude, where type checkers and editors find them
+	@rm -rf .typing && mkdir -p .typing/etude
+	@for source in src/etude/* agents skills worldmodels envs evaluate zoo; do \
+		ln -s ../../$$source .typing/etude/; \
+	done
+
+clean: ## remove what the targets made: .venv, caches, builds (runs/ stays)
+	rm -rf .venv .typing build dist *.egg-info src/*.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { \
+		echo "Étude needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is" \
+			"$$($(PYTHON) --version 2>&1 || true). Name another one: make PYTHON=python3.11 ..." >&2; \
+		exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
+		echo "$(PYTHON) cannot make a virtual environment. Install its venv module" \
+			"(Debian, Ubuntu: apt-get install python3-venv) and try again." >&2; \
+		exit 1; }
+
+.venv/.ready: $(SETTINGS) | .venv/bin/python
+	@echo "Installing Étude into .venv; the first time takes some minutes."
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+.venv/.ready-test: $(SETTINGS) | .venv/bin/python
+	@echo "Installing Étude and its test tools into .venv; the first time takes some minutes."
+	@$(PIP_INSTALL) -e '.[test]'
+	@touch .venv/.ready $@

@@ -1,0 +1,462 @@
+"""stable-baselines3 algorithms that choose skills: presets, training, and files without a pickle.
+
+`make_model` builds PPO, SAC or DQN with the exact discounts of `etude.agents.smdp`, tuned for few
+decisions: a million environment steps are 40,000 decisions of 25 steps. `train` counts, stops and
+logs in environment steps, which SB3 by itself does in decisions. `save_policy` writes safetensors
+and JSON; SB3's own zip holds pickles, which break across versions and run code when read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeAlias
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter
+from stable_baselines3.common.logger import Logger as SB3Logger
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
+
+from etude import checkpoint
+from etude.agents.smdp import (
+    DurationCallback,
+    EnvStepsCallback,
+    SMDPReplayBuffer,
+    SMDPRolloutBuffer,
+)
+from etude.config import Config, Range, replace
+from etude.errors import CheckpointError, UsageError, unknown
+from etude.logger import Logger
+
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "sac": SAC, "dqn": DQN}
+POLICIES = {name: kind.policy_aliases["MlpPolicy"] for name, kind in ALGORITHMS.items()}
+Policy: TypeAlias = BasePolicy  # so that nobody else needs to import SB3
+Callbacks: TypeAlias = Sequence[BaseCallback]
+FORMAT = 1
+WINDOW = 100  # recent episodes that a success rate is the mean of (SB3's stats_window_size)
+
+
+@dataclass(frozen=True)
+class MetaConfig(Config):
+    """Settings of an algorithm over skills; None takes the preset of the algorithm."""
+
+    hidden: tuple[Annotated[int, Range(1)], ...] | None = None
+    """widths of the hidden layers, of actor and critic each"""
+    learning_rate: Annotated[float, Range(0, 1, open_low=True)] | None = None
+    """step size of Adam"""
+    batch_size: Annotated[int, Range(2)] | None = None
+    """decisions in a batch; PPO takes the largest divisor of a rollout up to this"""
+    ent_coef: Annotated[float, Range(0, open_low=True)] | None = None
+    """PPO: weight of the entropy; SAC: temperature to start from, it tunes itself"""
+    rollout: Annotated[int, Range(2)] | None = None
+    """PPO: decisions, of all environments together, between two updates"""
+    epochs: Annotated[int, Range(1)] | None = None
+    """PPO: passes over each rollout"""
+    gae_lambda: Annotated[float, Range(0, 1)] | None = None
+    """PPO: decay of the advantage estimate, per decision"""
+    updates_per_decision: Annotated[float, Range(0, open_low=True)] | None = None
+    """SAC, DQN: gradient steps per decision, of whichever environment"""
+    learning_starts: Annotated[int, Range(0)] | None = None
+    """SAC, DQN: random decisions before the first update"""
+    buffer_size: Annotated[int, Range(1)] | None = None
+    """SAC, DQN: decisions kept"""
+    tau: Annotated[float, Range(0, 1, open_low=True)] | None = None
+    """SAC: share of the critic that its target takes over with every update"""
+    target_period: Annotated[int, Range(1)] | None = None
+    """DQN: decisions between two copies of the network into its target"""
+    exploration: Annotated[float, Range(0, 1)] | None = None
+    """DQN: share of training over which random choices fall from 1 to `exploration_final`"""
+    exploration_final: Annotated[float, Range(0, 1)] | None = None
+    """DQN: share of random choices left"""
+
+
+PRESETS: dict[str, MetaConfig] = {
+    "ppo": MetaConfig(
+        hidden=(64, 64),
+        learning_rate=3e-4,
+        batch_size=128,
+        ent_coef=0.01,  # METRA's downstream controller
+        rollout=1024,
+        epochs=10,
+        gae_lambda=0.95,
+    ),
+    "sac": MetaConfig(
+        hidden=(128, 128),
+        learning_rate=3e-4,
+        batch_size=256,
+        ent_coef=0.1,
+        updates_per_decision=1.0,
+        learning_starts=200,
+        buffer_size=200_000,
+        tau=0.005,
+    ),
+    "dqn": MetaConfig(
+        hidden=(128, 128),
+        learning_rate=5e-4,
+        batch_size=256,
+        updates_per_decision=1.0,
+        learning_starts=200,
+        buffer_size=200_000,
+        target_period=500,
+        exploration=0.3,
+        exploration_final=0.05,
+    ),
+}
+
+
+PRIMITIVE: dict[str, MetaConfig] = {
+    "ppo": MetaConfig(rollout=2048, ent_coef=0.001),
+    "sac": MetaConfig(hidden=(256, 256), learning_starts=10_000, buffer_size=1_000_000),
+}
+"""What differs where every step is a decision (k = 1), of which there are then many; after SB3."""
+
+
+def settings(algo: str, k: int, hyper: MetaConfig | None = None) -> MetaConfig:
+    """The preset of `algo` for decisions of k steps, with the values that `hyper` names.
+
+    Raises:
+        UsageError: an unknown algorithm, or a value that it has no use for.
+    """
+    if algo not in PRESETS:
+        raise unknown("algorithm", algo, PRESETS)
+    preset = replace(PRESETS[algo], _named(PRIMITIVE.get(algo)) if k == 1 else {})
+    given = _named(hyper)
+    for name in given:
+        if getattr(preset, name) is None:
+            raise UsageError(f"{algo} has no use for {name}: it takes {', '.join(_named(preset))}.")
+    return replace(preset, given)
+
+
+def _named(hyper: MetaConfig | None) -> dict[str, Any]:
+    """The values that are not None."""
+    return {name: value for name, value in vars(hyper or MetaConfig()).items() if value is not None}
+
+
+def make_model(
+    algo: str,
+    venv: VecEnv,
+    *,
+    gamma: float,
+    k: int,
+    seed: int | None = None,
+    hyper: MetaConfig | None = None,
+) -> BaseAlgorithm:
+    """An untrained algorithm over a vector of SMDP environments.
+
+    Args:
+        algo: "ppo", "sac" (continuous actions) or "dqn" (discrete actions).
+        venv: environments that report `info["skill"]`, such as `SkillVecEnv`.
+        gamma: discount per environment step.
+        k: the most environment steps a decision may hold.
+        seed: of networks, environments and actions.
+        hyper: values that differ from the algorithm's preset.
+    """
+    chosen = settings(algo, k, hyper)
+    _check_action_space(algo, venv.action_space)
+    common: dict[str, Any] = {
+        "learning_rate": chosen.learning_rate,
+        "gamma": gamma**k,  # exact for whole decisions; the buffers know of shorter ones
+        "seed": seed,
+        "device": "cpu",  # nets this small are slower on a GPU
+        "policy_kwargs": {"net_arch": list(chosen.hidden or ())},
+    }
+    build = _ppo if algo == "ppo" else _off_policy
+    return ALGORITHMS[algo]("MlpPolicy", venv, **common, **build(algo, chosen, venv.num_envs))
+
+
+def _ppo(algo: str, chosen: MetaConfig, num_envs: int) -> dict[str, Any]:
+    assert algo == "ppo"
+    assert chosen.rollout is not None
+    assert chosen.batch_size is not None
+    n_steps = max(2, -(-chosen.rollout // num_envs))
+    size = n_steps * num_envs
+    return {
+        "n_steps": n_steps,
+        "batch_size": max(b for b in range(1, chosen.batch_size + 1) if size % b == 0),
+        "n_epochs": chosen.epochs,
+        "gae_lambda": chosen.gae_lambda,
+        "ent_coef": chosen.ent_coef,
+        "rollout_buffer_class": SMDPRolloutBuffer,
+    }
+
+
+def _off_policy(algo: str, chosen: MetaConfig, num_envs: int) -> dict[str, Any]:
+    assert chosen.updates_per_decision is not None
+    shared: dict[str, Any] = {
+        "batch_size": chosen.batch_size,
+        "learning_starts": chosen.learning_starts,
+        "buffer_size": chosen.buffer_size,
+        "train_freq": 1,  # one decision in every environment, then its updates
+        "gradient_steps": max(1, round(chosen.updates_per_decision * num_envs)),
+        "replay_buffer_class": SMDPReplayBuffer,
+    }
+    if algo == "sac":
+        return {**shared, "tau": chosen.tau, "ent_coef": f"auto_{chosen.ent_coef}"}
+    assert chosen.target_period is not None
+    return {
+        **shared,
+        "target_update_interval": max(chosen.target_period, num_envs),
+        "exploration_fraction": chosen.exploration,
+        "exploration_final_eps": chosen.exploration_final,
+    }
+
+
+def _check_action_space(algo: str, space: spaces.Space[Any]) -> None:
+    if algo == "sac" and isinstance(space, spaces.Discrete):
+        raise UsageError("SAC cannot choose among discrete skills: take algo ppo or dqn.")
+    if algo == "dqn" and not isinstance(space, spaces.Discrete):
+        raise UsageError("DQN chooses among discrete skills only: take algo ppo or sac.")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a learning curve, over the latest `WINDOW` episodes."""
+
+    env_steps: int
+    success: float | None
+    """share of episodes with success; None where no task reports any"""
+    episode_return: float
+    """mean undiscounted return"""
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What a training run did."""
+
+    env_steps: int
+    decisions: int
+    episodes: int
+    seconds: float
+    first_success: int | None
+    """environment steps until the first success; None: there was none"""
+    curve: tuple[Point, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that `from_json` reads."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The stats that `to_json` wrote."""
+        return cls(**{**data, "curve": tuple(Point(**point) for point in data["curve"])})
+
+
+Progress = Callable[[int, Mapping[str, float]], None]
+"""Called with the environment steps done and the latest `meta/*` numbers."""
+
+
+def train(
+    model: BaseAlgorithm,
+    env_steps: int,
+    *,
+    log: Logger | None = None,
+    progress: Progress | None = None,
+    callbacks: Callbacks = (),
+    points: int = 100,
+) -> Stats:
+    """Train for a budget of environment steps; the curve gets about `points` points."""
+    counter = EnvStepsCallback(env_steps)
+    recorder = _Recorder(counter, max(1, env_steps // points), progress)
+    writers: list[KVWriter] = [EnvStepsWriter(log, counter)] if log else []
+    model.set_logger(SB3Logger(None, writers))  # type: ignore[arg-type]  # any KVWriter will do
+    durations = [DurationCallback()] if isinstance(model, PPO) else []
+    if isinstance(model, DQN):
+        _explore_by_env_steps(model, counter, env_steps)
+    start = time.monotonic()
+    # A decision is at least one step, so the budget in steps also bounds the decisions; the
+    # counter ends the run. Logs are dumped by the recorder, in even intervals of steps.
+    model.learn(
+        env_steps,
+        callback=[*durations, counter, recorder, *callbacks],
+        log_interval=None,  # type: ignore[arg-type]  # documented in SB3's loops
+    )
+    recorder.point()
+    return Stats(
+        env_steps=counter.env_steps,
+        decisions=model.num_timesteps,
+        episodes=recorder.episodes,
+        seconds=time.monotonic() - start,
+        first_success=recorder.first_success,
+        curve=tuple(recorder.curve),
+    )
+
+
+def _explore_by_env_steps(model: DQN, counter: EnvStepsCallback, budget: int) -> None:
+    """Let epsilon fall over environment steps: the number of decisions is not known beforehand."""
+    falling = LinearSchedule(1.0, model.exploration_final_eps, model.exploration_fraction)
+    model.exploration_schedule = lambda _: falling(max(0.0, 1 - counter.env_steps / budget))  # type: ignore[assignment]
+
+
+class EnvStepsWriter(KVWriter):
+    """Sends what SB3 records to our log, over environment steps instead of decisions."""
+
+    def __init__(self, log: Logger, counter: EnvStepsCallback) -> None:
+        self._log, self._counter = log, counter
+        self._start = time.monotonic()
+
+    def write(
+        self,
+        key_values: dict[str, Any],
+        key_excluded: dict[str, tuple[str, ...]],
+        step: int = 0,
+    ) -> None:
+        """Log the scalars; `step`, SB3's count of decisions, is replaced."""
+        steps = self._counter.env_steps
+        values = {
+            key: float(value)
+            for key, value in key_values.items()
+            if "tensorboard" not in key_excluded[key] and np.isscalar(value)
+        }
+        if "time/fps" in values:  # SB3's counts decisions
+            values["time/fps"] = steps / max(time.monotonic() - self._start, 1e-9)
+        self._log.scalars(steps, values)
+
+    def close(self) -> None:
+        """The log belongs to whoever made it."""
+
+
+class _Recorder(BaseCallback):
+    """Keeps the learning curve and makes SB3 write its logs every `interval` environment steps."""
+
+    def __init__(
+        self, counter: EnvStepsCallback, interval: int, progress: Progress | None
+    ) -> None:
+        super().__init__()
+        self._counter, self._interval, self._progress = counter, interval, progress
+        self._next = interval
+        self._returns: deque[float] = deque(maxlen=WINDOW)
+        self._successes: deque[bool] = deque(maxlen=WINDOW)
+        self._lengths: deque[int] = deque(maxlen=WINDOW)  # steps of the latest decisions
+        self.episodes = 0
+        self.first_success: int | None = None
+        self.curve: list[Point] = []
+
+    def _on_step(self) -> bool:
+        infos = self.locals["infos"]
+        if self.locals["dones"].any():
+            for info in infos:
+                if "episode" in info:
+                    self._end_episode(info)
+        self._lengths.append(infos[0]["skill"]["duration"])
+        if self._counter.env_steps >= self._next:
+            self._next = self._counter.env_steps + self._interval
+            self.point()
+            self.model.dump_logs()  # type: ignore[attr-defined]  # of both families, not of the base
+        return True
+
+    def _end_episode(self, info: Mapping[str, Any]) -> None:
+        self.episodes += 1
+        self._returns.append(info["episode"]["r"])
+        if "is_success" in info:
+            self._successes.append(bool(info["is_success"]))
+            if info["is_success"] and self.first_success is None:
+                self.first_success = self._counter.env_steps
+
+    def point(self) -> None:
+        """Add a point to the curve, once an episode has ended."""
+        steps = self._counter.env_steps
+        if not self._returns or (self.curve and self.curve[-1].env_steps == steps):
+            return
+        success = float(np.mean(self._successes)) if self._successes else None
+        self.curve.append(Point(steps, success, float(np.mean(self._returns))))
+        latest = {
+            "meta/episode_return": self.curve[-1].episode_return,
+            "meta/decision_steps": float(np.mean(self._lengths)),
+            "meta/decisions": float(self.num_timesteps),
+            "meta/episodes": float(self.episodes),
+        }
+        if success is not None:
+            latest["meta/success_rate"] = success
+        for key, value in latest.items():
+            self.logger.record(key, value)
+        if self._progress:
+            self._progress(steps, latest)
+
+
+def save_policy(policy: Policy, folder: Path, about: Mapping[str, Any]) -> Path:
+    """Write a policy's weights and what is needed to rebuild it into `folder/policy`.
+
+    `about` is a tree of the caller's own (see `etude.checkpoint`). Optimiser and replay are not
+    kept: a policy that is read back acts, or starts training anew (`load_model`).
+    """
+    observation, action = policy.observation_space, policy.action_space
+    discrete = isinstance(action, spaces.Discrete)
+    tree = {
+        "format": FORMAT,
+        "algo": next(name for name, kind in POLICIES.items() if type(policy) is kind),
+        "observation_dim": spaces.flatdim(observation),
+        "discrete": discrete,
+        "action_dim": spaces.flatdim(action),
+        "hidden": list(policy.net_arch),  # type: ignore[arg-type]  # of each class, not of the base
+        "policy": policy.state_dict(),
+        "about": dict(about),
+    }
+    return checkpoint.save(folder, "policy", tree)
+
+
+def load_policy(folder: Path) -> tuple[Policy, dict[str, Any]]:
+    """The policy that `save_policy` wrote, ready to act, and the `about` tree beside it.
+
+    Raises:
+        CheckpointError: missing, damaged, or of a newer format.
+    """
+    tree = _read(folder)
+    observation = spaces.Box(-np.inf, np.inf, (tree["observation_dim"],), np.float32)
+    size = tree["action_dim"]
+    action = spaces.Discrete(size) if tree["discrete"] else spaces.Box(-1, 1, (size,), np.float32)
+    policy = POLICIES[tree["algo"]](observation, action, lambda _: 0.0, net_arch=tree["hidden"])
+    _fill(policy, tree["policy"], folder)
+    policy.set_training_mode(False)
+    return policy, tree["about"]
+
+
+def load_model(
+    folder: Path,
+    venv: VecEnv,
+    *,
+    gamma: float,
+    k: int,
+    seed: int | None = None,
+    hyper: MetaConfig | None = None,
+) -> BaseAlgorithm:
+    """A model for `venv` that starts from the weights in `folder`; arguments as `make_model`.
+
+    Raises:
+        CheckpointError: missing, damaged, of a newer format, or made for other spaces.
+    """
+    tree = _read(folder)
+    hyper = replace(hyper or MetaConfig(), {"hidden": tuple(tree["hidden"])})
+    model = make_model(tree["algo"], venv, gamma=gamma, k=k, seed=seed, hyper=hyper)
+    _fill(model.policy, tree["policy"], folder)
+    return model
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    tree = checkpoint.load(folder / "policy")
+    if tree["format"] > FORMAT:
+        raise CheckpointError(
+            f"{folder} has controller format {tree['format']}, this version reads up to {FORMAT}: "
+            f"upgrade etude-rl."
+        )
+    return tree
+
+
+def _fill(policy: Policy, weights: Mapping[str, np.ndarray], folder: Path) -> None:
+    have = {name: tuple(value.shape) for name, value in policy.state_dict().items()}
+    if have != {name: value.shape for name, value in weights.items()}:
+        raise CheckpointError(
+            f"{folder} was trained for other observations or skills: load it with the task and the "
+            f"library it was made with."
+        )
+    policy.load_state_dict({name: torch.as_tensor(value) for name, value in weights.items()})

@@ -1,0 +1,233 @@
+"""Soft actor-critic for skills: scalar and successor-feature critics in one update.
+
+Haarnoja et al. 2018 (arXiv:1812.05905): a stochastic policy pi(a|s,z) maximises return and entropy,
+the smaller of E critics gives the target, the temperature alpha holds the entropy near a target.
+
+The critics put out psi (K numbers) and Q = <psi(s,a,z), w(z)>. A reward is K = 1 with w = 1; CSF
+(Zheng et al. 2025, arXiv:2412.08021) has features of width K and w = z. One update serves both:
+
+    i*    = argmin_i <psi_target_i(s',a',z), w>                                      a' ~ pi(.|s',z)
+    y     = signal + gamma (1 - terminated) (psi_target_i*(s',a',z) - alpha log pi(a'|s',z) w/|w|^2)
+    L_psi = mean_B sum_i sum_K 1/2 (psi_i - y)^2
+    L_pi  = mean_B (alpha log pi(a|s,z) - min_i <psi_i(s,a,z), w>)                   a ~ pi(.|s,z)
+
+w/|w|^2 spreads the entropy so that <y, w> receives exactly -alpha log pi; `entropy_in_target =
+False` (CSF) leaves it out. Order within an update: critics, policy, alpha, targets.
+
+Deviations from the paper: target entropy -|A|/2, as METRA's code (half the usual -|A|).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from etude.agents.networks import Critics, SquashedGaussian, check_sizes
+from etude.agents.replay import Batch
+from etude.config import Config, Range
+from etude.errors import CheckpointError, UsageError
+
+
+@dataclass(frozen=True)
+class SACConfig(Config):
+    """Settings of the SAC agent."""
+
+    hidden: tuple[Annotated[int, Range(1, 8192)], ...] = (256, 256)
+    """Widths of the hidden layers of policy and critics, units. SAC 256; METRA's code 1024."""
+    activation: Literal["relu", "tanh"] = "relu"
+    """Hidden units of the policy; critics always use ReLU. METRA's code: tanh."""
+    lr: Annotated[float, Range(0, 1, open_low=True)] = 3e-4
+    """Adam step size of policy and critics. SAC 3e-4; METRA's code 1e-4."""
+    gamma: Annotated[float, Range(0, 1)] = 0.99
+    """Discount per environment step. SAC, Haarnoja et al. 2018, table 1."""
+    tau: Annotated[float, Range(0, 1, open_low=True)] = 0.005
+    """Share of the critics that moves into the targets per update. SAC, table 1."""
+    critics: Annotated[int, Range(1, 64)] = 2
+    """Number E of critics; the smallest Q counts. SAC 2; 1 switches the minimum off."""
+    layer_norm: bool = False
+    """Layer norm in the critics, before each ReLU. BRO, Nauman et al. 2024 (arXiv:2405.16158)."""
+    auto_alpha: bool = True
+    """Learn the temperature towards the target entropy; off keeps `alpha0`."""
+    alpha0: Annotated[float, Range(0, open_low=True)] = 0.1
+    """Temperature at the start, reward units per nat. METRA's code: 0.01."""
+    alpha_lr: Annotated[float, Range(0, 1, open_low=True)] = 3e-4
+    """Adam step size of log alpha. SAC 3e-4."""
+    target_entropy_scale: Annotated[float, Range(0, 10)] = 0.5
+    """Target entropy = -scale * |A|, nats. METRA's code 0.5; SAC 1."""
+    actor_every: Annotated[int, Range(1, 100)] = 1
+    """Updates of the critics per update of policy and alpha. SAC 1; TD3 2."""
+
+
+class SAC(nn.Module):
+    """The agent: observations come normalised, skills as they are, signals from the learner."""
+
+    Config: ClassVar = SACConfig
+    actor_metrics: Tensor
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        skill_dim: int,
+        config: SACConfig | None = None,
+        signal_dim: int = 1,
+        entropy_in_target: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        check_sizes(
+            obs_dim=obs_dim, action_dim=action_dim, skill_dim=skill_dim, signal_dim=signal_dim
+        )
+        c = self.config = config or SACConfig()
+        g = self.generator = generator or torch.Generator()
+        self.action_dim, self.signal_dim = action_dim, signal_dim
+        self.entropy_in_target = entropy_in_target
+        self.target_entropy = -c.target_entropy_scale * action_dim
+        inputs = obs_dim + skill_dim
+        self.actor = SquashedGaussian(inputs, action_dim, c.hidden, c.activation, g)
+        self.critics = Critics(
+            inputs + action_dim, c.hidden, signal_dim, c.critics, c.layer_norm, g
+        )
+        self.targets = copy.deepcopy(self.critics).requires_grad_(False)
+        self.log_alpha = nn.Parameter(torch.tensor([math.log(c.alpha0)]))
+        self.register_buffer("actor_metrics", torch.zeros(2))  # last loss and entropy
+        self.updates = 0
+        self._optimisers = {
+            "actor": Adam(self.actor.parameters(), c.lr, fused=True),
+            "critics": Adam(self.critics.parameters(), c.lr, fused=True),
+            "alpha": Adam([self.log_alpha], c.alpha_lr, fused=True),
+        }
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, skill: Tensor, deterministic: bool = False) -> Tensor:
+        """Actions (N, A) in [-1, 1] for normalised observations (N, O) and skills (N, Z)."""
+        if deterministic:
+            mean: Tensor = self.actor(obs, skill)[0]
+            return mean.tanh()
+        return self.actor.sample(obs, skill, self._noise(obs))[0]
+
+    def update(self, batch: Batch, signal: Tensor, task_vector: Tensor) -> dict[str, Tensor]:
+        """One update on normalised transitions; `signal` and `task_vector` are (B, K)."""
+        shape = (len(batch.obs), self.signal_dim)
+        for name, value in (("signal", signal), ("task_vector", task_vector)):
+            if value.shape != shape:
+                raise UsageError(f"{name} has shape {tuple(value.shape)}: give (B, K) = {shape}.")
+        alpha = self.log_alpha.detach().exp()
+        critic_loss, q = self._update_critics(batch, signal, task_vector, alpha)
+        if self.updates % self.config.actor_every == 0:
+            self._update_actor(batch, task_vector, alpha)
+        with torch.no_grad():
+            targets: list[Tensor] = [*self.targets.parameters()]
+            critics: list[Tensor] = [*self.critics.parameters()]
+            torch._foreach_lerp_(targets, critics, self.config.tau)
+        self.updates += 1
+        return {
+            "train/actor_loss": self.actor_metrics[0].clone(),
+            "train/critic_loss": critic_loss,
+            "train/ent_coef": alpha[0],
+            "train/entropy": self.actor_metrics[1].clone(),
+            "train/q": q,
+        }
+
+    def _update_critics(
+        self, batch: Batch, signal: Tensor, w: Tensor, alpha: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        target = self._target(batch, signal, w, alpha)
+        psi = self.critics(torch.cat((batch.obs, batch.skill, batch.action), -1))  # (E, B, K)
+        loss = 0.5 * (psi - target).square().sum((0, 2)).mean()
+        _descend(self._optimisers["critics"], loss)
+        return loss.detach(), (psi.detach() * w).sum(-1).mean()
+
+    @torch.no_grad()
+    def _target(self, batch: Batch, signal: Tensor, w: Tensor, alpha: Tensor) -> Tensor:
+        """The critics' common target y, (B, K)."""
+        noise = self._noise(batch.next_obs)
+        action, log_prob = self.actor.sample(batch.next_obs, batch.skill, noise)
+        psi = self.targets(torch.cat((batch.next_obs, batch.skill, action), -1))  # (E, B, K)
+        smallest = (psi * w).sum(-1).argmin(0)  # (B,)
+        future: Tensor = psi[smallest, torch.arange(len(w))]
+        if self.entropy_in_target:
+            spread = w / w.square().sum(-1, keepdim=True).clamp_min(1e-12)
+            future = future - (alpha * log_prob).unsqueeze(-1) * spread
+        return signal + self.config.gamma * (1.0 - batch.terminated).unsqueeze(-1) * future
+
+    def _update_actor(self, batch: Batch, w: Tensor, alpha: Tensor) -> None:
+        action, log_prob = self.actor.sample(batch.obs, batch.skill, self._noise(batch.obs))
+        psi = self.critics(torch.cat((batch.obs, batch.skill, action), -1))
+        q = (psi * w).sum(-1).amin(0)  # (B,)
+        loss = (alpha * log_prob - q).mean()
+        _descend(self._optimisers["actor"], loss)
+        entropy = -log_prob.detach().mean()
+        if self.config.auto_alpha:
+            self.log_alpha.grad = (entropy - self.target_entropy).reshape(1)
+            self._optimisers["alpha"].step()
+        self.actor_metrics.copy_(torch.stack((loss.detach(), entropy)))
+
+    def _noise(self, like: Tensor) -> Tensor:
+        shape = (len(like), self.action_dim)
+        return torch.randn(shape, generator=self.generator, dtype=like.dtype, device=like.device)
+
+    def policy_layers(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The deterministic policy as (W (in, out), b) per layer, for tanh(mlp([obs, z])).
+
+        Its hidden activation is `config.activation`.
+        """
+        return self.actor.mean_layers()
+
+    def optimisers(self) -> dict[str, Adam]:
+        """The Adam optimisers by name: actor, critics, alpha."""
+        return dict(self._optimisers)
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Everything that the next update depends on, as a copied tree of tensors and numbers."""
+        return {
+            "parameters": {k: v.clone() for k, v in self.state_dict().items()},
+            "optimisers": {
+                name: {
+                    str(i): {k: v.clone() if v.ndim else v.item() for k, v in moments.items()}
+                    for i, moments in optimiser.state_dict()["state"].items()
+                }
+                for name, optimiser in self._optimisers.items()
+            },
+            "generator": self.generator.get_state(),
+            "updates": self.updates,
+        }
+
+    def restore(self, tree: Mapping[str, Any]) -> None:
+        """Continue from `checkpoint()`; its leaves may be tensors or NumPy arrays.
+
+        Raises:
+            CheckpointError: the agent that was saved had other sizes.
+        """
+        parameters = {k: torch.as_tensor(v) for k, v in tree["parameters"].items()}
+        own = {k: v.shape for k, v in self.state_dict().items()}
+        if own != {k: v.shape for k, v in parameters.items()}:
+            raise CheckpointError(
+                "the saved agent has other layers than this one: resume with the run's settings."
+            )
+        self.load_state_dict(parameters)
+        for name, optimiser in self._optimisers.items():
+            state = {
+                int(i): {k: torch.as_tensor(v).clone() for k, v in moments.items()}
+                for i, moments in tree["optimisers"].get(name, {}).items()
+            }
+            groups = optimiser.state_dict()["param_groups"]
+            optimiser.load_state_dict({"state": state, "param_groups": groups})
+        self.generator.set_state(torch.as_tensor(tree["generator"]))
+        self.updates = int(tree["updates"])
+
+
+def _descend(optimiser: Adam, loss: Tensor) -> None:
+    """One step down `loss` in the optimiser's parameters; no other gradient is computed."""
+    parameters = optimiser.param_groups[0]["params"]
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        parameter.grad = gradient
+    optimiser.step()

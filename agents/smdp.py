@@ -1,0 +1,168 @@
+"""Exact discounting of decisions that last several steps, for stable-baselines3.
+
+A decision taken in s holds for tau environment steps. It earns R = sum_{i < tau} gamma^i r_i, and
+what follows is worth gamma^tau V(s') (Sutton, Precup and Singh 1999, "Between MDPs and semi-MDPs").
+SB3 knows one gamma per decision, which is wrong whenever an episode ends inside a decision. Here
+every decision carries its own discount, reported by the environment as
+`info["skill"] = {"duration": tau, "discount": gamma^tau}`:
+
+- SAC, TD3 and DQN multiply the bootstrap by a batch's `discounts` if there are any (SB3 >= 2.7, made
+  for n-step returns); `SMDPReplayBuffer` fills them in.
+- PPO and A2C read a rollout buffer; `SMDPRolloutBuffer` estimates advantages with one discount per
+  decision, handed over by `DurationCallback` (SB3 calls callbacks just before it fills the buffer).
+
+Shapes: T decisions of a rollout, N environments, B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+
+from etude.errors import UsageError
+
+Infos = Iterable[Mapping[str, Any]]
+
+
+class SMDPReplayBuffer(ReplayBuffer):
+    """A replay buffer that keeps gamma^tau of every decision; for SAC, TD3, DQN."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.optimize_memory_usage:
+            raise UsageError("SMDPReplayBuffer keeps both observations: drop optimize_memory_usage.")
+        self.discounts = np.zeros_like(self.rewards)  # (T, N)
+
+    def add(
+        self,
+        obs: np.ndarray,
+        next_obs: np.ndarray,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """Store one decision of every environment."""
+        self.discounts[self.pos] = skill_entries(infos, "discount")
+        super().add(obs, next_obs, action, reward, done, infos)
+
+    def _get_samples(
+        self, batch_inds: np.ndarray, env: VecNormalize | None = None
+    ) -> ReplayBufferSamples:
+        # SB3 seeds torch's generator with the model's seed, so runs repeat.
+        at = batch_inds, torch.randint(self.n_envs, (len(batch_inds),)).numpy()
+        ends = self.dones[at] * (1 - self.timeouts[at])
+        rewards = self._normalize_reward(self.rewards[at], env)
+        columns = (ends[:, None], rewards[:, None], self.discounts[at][:, None])  # (B, 1) each
+        rows = (
+            self._normalize_obs(self.observations[at], env),
+            self.actions[at],
+            self._normalize_obs(self.next_observations[at], env),
+        )
+        return ReplayBufferSamples(*(self.to_torch(np.asarray(x)) for x in (*rows, *columns)))
+
+
+class SMDPRolloutBuffer(RolloutBuffer):
+    """A rollout buffer whose advantages use gamma^tau of every decision; for PPO and A2C.
+
+    It needs a `DurationCallback` in `learn`.
+    """
+
+    discounts: np.ndarray  # (T, N)
+
+    def reset(self) -> None:
+        """Forget the rollout."""
+        super().reset()
+        self.discounts = np.zeros_like(self.rewards)
+        self._announced: tuple[np.ndarray, np.ndarray] | None = None
+
+    def announce(self, rewards: np.ndarray, discounts: np.ndarray) -> None:
+        """Take the rewards and discounts (N,) of the decisions that `add` is about to bring."""
+        self._announced = rewards.copy(), discounts
+
+    def add(
+        self,
+        obs: np.ndarray,
+        action: np.ndarray,
+        reward: np.ndarray,
+        episode_start: np.ndarray,
+        value: torch.Tensor,
+        log_prob: torch.Tensor,
+    ) -> None:
+        """Store one decision of every environment."""
+        if self._announced is None:
+            raise UsageError("SMDPRolloutBuffer knows no durations: pass DurationCallback() to learn.")
+        earned, discounts = self._announced
+        self._announced = None
+        self.discounts[self.pos] = discounts
+        # Where a time limit cut the episode, SB3 has added gamma V(final observation) with the
+        # model's one gamma; the decision was cut too, so it is this decision's discount that counts.
+        reward = earned + (reward - earned) * (discounts / self.gamma)
+        super().add(obs, action, reward, episode_start, value, log_prob)
+
+    def compute_returns_and_advantage(
+        self, last_values: torch.Tensor, dones: np.ndarray
+    ) -> None:
+        """GAE (Schulman et al. 2016) with delta_t = R_t + gamma^tau_t V_{t+1} - V_t."""
+        going_on = 1 - np.vstack([self.episode_starts[1:], dones])  # (T, N)
+        next_values = np.vstack([self.values[1:], last_values.flatten().numpy(force=True)])
+        carried = self.discounts * going_on
+        deltas = self.rewards + carried * next_values - self.values
+        advantage = np.zeros(self.n_envs, dtype=np.float32)
+        for t in reversed(range(self.buffer_size)):
+            advantage = deltas[t] + self.gae_lambda * carried[t] * advantage
+            self.advantages[t] = advantage
+        self.returns = self.advantages + self.values
+
+
+class DurationCallback(BaseCallback):
+    """Hands rewards and discounts of every decision to the `SMDPRolloutBuffer` before SB3 fills it."""
+
+    def _init_callback(self) -> None:
+        buffer = getattr(self.model, "rollout_buffer", None)
+        if not isinstance(buffer, SMDPRolloutBuffer):
+            raise UsageError(
+                f"DurationCallback needs a rollout buffer of class SMDPRolloutBuffer, but "
+                f"{type(self.model).__name__} has {type(buffer).__name__}: "
+                f"build it with rollout_buffer_class=SMDPRolloutBuffer."
+            )
+        self._buffer = buffer
+
+    def _on_step(self) -> bool:
+        discounts = skill_entries(self.locals["infos"], "discount").astype(np.float32)
+        self._buffer.announce(self.locals["rewards"], discounts)
+        return True
+
+
+class EnvStepsCallback(BaseCallback):
+    """Counts environment steps, logs them as `time/env_steps`, and stops at a budget of them.
+
+    SB3's own counters (`num_timesteps`, `total_timesteps`) count decisions.
+    """
+
+    def __init__(self, budget: int | None = None) -> None:
+        super().__init__()
+        self.budget = budget
+        self.env_steps = 0
+
+    def _on_step(self) -> bool:
+        self.env_steps += int(skill_entries(self.locals["infos"], "duration").sum())
+        self.logger.record("time/env_steps", self.env_steps)
+        return self.budget is None or self.env_steps < self.budget
+
+
+def skill_entries(infos: Infos, key: str) -> np.ndarray:
+    """`info["skill"][key]` of every environment, (N,)."""
+    try:
+        return np.array([info["skill"][key] for info in infos])
+    except KeyError as missing:
+        raise UsageError(
+            f"the environment reports no {missing} in its info: wrap it in SkillEnv or SkillVecEnv."
+        ) from None

@@ -1,0 +1,184 @@
+"""Gymnasium's Ant-v5 and HalfCheetah-v5 as batched bodies, bit for bit.
+
+Models come from the installed Gymnasium package; start noise, rewards and integrator are its own
+(see `gymnasium/envs/mujoco/{ant,half_cheetah}_v5.py`). The options are those under which skill
+discovery uses them: the position is part of the observation (without x and y no learner can
+represent displacement), contact forces are neither observed nor charged, and falling over does not
+end an episode.
+
+Observation normalisers are the constants of METRA (Park et al., ICLR 2024), measured there once on
+random rollouts of 50 steps: mean and standard deviation of qpos followed by qvel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from importlib.resources import files
+from typing import Any, ClassVar
+
+import mujoco
+import numpy as np
+
+from etude.envs.body import Body, View
+from etude.envs.spec import EnvSpec, Field
+
+RESET_NOISE = 0.1  # half-width of the uniform noise on qpos, standard deviation of that on qvel
+
+
+class Locomotion(Body):
+    """A robot of Gymnasium's MuJoCo suite, observed as qpos followed by qvel."""
+
+    gymnasium_id: ClassVar[str]
+    xml: ClassVar[str]
+    fields: ClassVar[tuple[Field, ...]]
+    coordinates: ClassVar[tuple[str, ...]]
+    forward_weight: ClassVar[float] = 1.0
+    control_weight: ClassVar[float]
+    normaliser: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]]
+    frame_skip = 5
+    camera = "track"
+
+    def __init__(self, env_id: str) -> None:
+        self._path = files("gymnasium") / "envs" / "mujoco" / "assets" / self.xml
+        model = self.model()
+        self._home = model.qpos0.copy()
+        self._nv = model.nv
+        self._dt = model.opt.timestep * self.frame_skip
+        mean, std = self.normaliser
+        self.spec = EnvSpec(
+            id=env_id,
+            body=env_id,
+            fields=self.fields,
+            task_fields=(),
+            action_dim=model.nu,
+            descriptor=self.coordinates,
+            descriptor_unit="m",
+            cell=1.0,
+            dt=self._dt,
+            max_steps=200,
+            constants=self._constants(model),
+            xml_sha256=hashlib.sha256(self._path.read_bytes()).hexdigest(),
+            obs_mean=mean,
+            obs_std=std,
+        )
+
+    def _constants(self, model: mujoco.MjModel) -> dict[str, Any]:
+        return {
+            "gymnasium_id": self.gymnasium_id,
+            "frame_skip": self.frame_skip,
+            "timestep": model.opt.timestep,
+            "gear": model.actuator_gear[:, 0].tolist(),
+            "reset_noise_scale": RESET_NOISE,
+            "forward_reward_weight": self.forward_weight,
+            "ctrl_cost_weight": self.control_weight,
+        }
+
+    def model(self) -> mujoco.MjModel:
+        # the cheetah's XML asks for `settotalmass`, about which MuJoCo 4 warns; from_xml_path would
+        # write that to stderr and to a log file in the working directory, a spec warns in Python
+        description = mujoco.MjSpec.from_file(str(self._path))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*settotalmass.*", category=UserWarning)
+            return description.compile()
+
+    def reset(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        qpos = self._home + rng.uniform(-RESET_NOISE, RESET_NOISE, size=len(self._home))
+        return qpos, RESET_NOISE * rng.standard_normal(self._nv)
+
+    def observe(self, view: View) -> np.ndarray:
+        return np.concatenate((view.qpos, view.qvel), axis=1)
+
+    def _control_cost(self, action: np.ndarray) -> np.ndarray:
+        cost: np.ndarray = self.control_weight * np.square(action).sum(axis=1)
+        return cost
+
+
+class HalfCheetah(Locomotion):
+    """A planar runner with six joints; it can only go along x."""
+
+    gymnasium_id = "HalfCheetah-v5"
+    xml = "half_cheetah.xml"
+    fields = (
+        Field("x", 1),
+        Field("z", 1),
+        Field("pitch", 1),
+        Field("joints", 6),
+        Field("x_velocity", 1),
+        Field("z_velocity", 1),
+        Field("pitch_velocity", 1),
+        Field("joint_velocities", 6),
+    )
+    coordinates = ("x",)
+    control_weight = 0.1
+    persistent_from = 32
+    normaliser = (
+        (-0.07861924, -0.08627162, 0.08968642, 0.00960849, 0.02950368, -0.00948337)
+        + (0.01661406, -0.05476654, -0.04932635, -0.08061652, -0.05205841, 0.04500197)
+        + (0.02638421, -0.04570961, 0.03183838, 0.01736591, 0.0091929, -0.0115027),
+        (0.4039283, 0.07610687, 0.23817, 0.2515473, 0.2698137, 0.26374814)
+        + (0.32229397, 0.2896734, 0.2774097, 0.73060024, 0.77360505, 1.5871304)
+        + (5.5405455, 6.7097645, 6.8253727, 6.3142195, 6.417641, 5.9759197),
+    )
+
+    def __init__(self) -> None:
+        super().__init__("half-cheetah")
+
+    def reward(self, before: View, after: View, action: np.ndarray) -> np.ndarray:
+        velocity = (after.qpos[:, 0] - before.qpos[:, 0]) / self._dt
+        reward: np.ndarray = self.forward_weight * velocity - self._control_cost(action)
+        return reward
+
+
+class Ant(Locomotion):
+    """A four-legged robot with eight joints on an open plane.
+
+    The forward velocity is that of the torso's `xpos`, which `mj_step` leaves at the last stage of
+    the integrator and not at the new qpos: Gymnasium computes it so, and so do we.
+    """
+
+    gymnasium_id = "Ant-v5"
+    xml = "ant.xml"
+    fields = (
+        Field("x", 1),
+        Field("y", 1),
+        Field("z", 1),
+        Field("quaternion", 4),
+        Field("joints", 8),
+        Field("velocity", 3),
+        Field("angular_velocity", 3),
+        Field("joint_velocities", 8),
+    )
+    coordinates = ("x", "y")
+    control_weight = 0.5
+    healthy_reward: ClassVar[float] = 1.0
+    healthy_z: ClassVar[tuple[float, float]] = (0.2, 1.0)
+    torso: ClassVar[int] = 1
+    outputs = ("xpos",)
+    normaliser = (
+        (0.00486117, 0.011312, 0.7022248, 0.8454677, -0.00102548, -0.00300276, 0.00311523)
+        + (-0.00139029, 0.8607109, -0.00185301, -0.8556998, 0.00343217, -0.8585605)
+        + (-0.00109082, 0.8558013, 0.00278213, 0.00618173, -0.02584622, -0.00599026)
+        + (-0.00379596, 0.00526138, -0.0059213, 0.27686235, 0.00512205, -0.27617684)
+        + (-0.0033233, -0.2766923, 0.00268359, 0.27756855),
+        (0.62473416, 0.61958003, 0.1717569, 0.28629342, 0.20020866, 0.20572574, 0.34922406)
+        + (0.40098143, 0.3114514, 0.4024826, 0.31057045, 0.40343934, 0.3110796)
+        + (0.40245822, 0.31100526, 0.81786263, 0.8166509, 0.9870919, 1.7525449)
+        + (1.7468817, 1.8596431, 4.502961, 4.4070187, 4.522444, 4.3518476)
+        + (4.5105968, 4.3704205, 4.5175962, 4.3704395),
+    )
+
+    def __init__(self) -> None:
+        super().__init__("ant")
+
+    def _constants(self, model: mujoco.MjModel) -> dict[str, Any]:
+        own = {"healthy_reward": self.healthy_reward, "healthy_z_range": self.healthy_z}
+        return {**super()._constants(model), **own}
+
+    def reward(self, before: View, after: View, action: np.ndarray) -> np.ndarray:
+        moved = after.extra["xpos"][:, self.torso, 0] - before.extra["xpos"][:, self.torso, 0]
+        low, high = self.healthy_z
+        healthy = (low <= after.qpos[:, 2]) & (after.qpos[:, 2] <= high)
+        forward = self.forward_weight * (moved / self._dt)
+        reward: np.ndarray = (forward + self.healthy_reward * healthy) - self._control_cost(action)
+        return reward

@@ -1,0 +1,99 @@
+"""Names of bodies and tasks, and how an environment is made from a name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from etude.envs.body import Body, Task
+from etude.envs.engine import BatchedEnv
+from etude.envs.spec import EnvSpec
+from etude.errors import unknown
+
+
+def _maker(module: str, name: str, *args: Any) -> Callable[[], Any]:
+    """A constructor whose module is imported when it is first called."""
+    return lambda: getattr(import_module(f"etude.envs.{module}"), name)(*args)
+
+
+BODIES: dict[str, Callable[[], Body]] = {
+    "ant": _maker("locomotion", "Ant"),
+    "half-cheetah": _maker("locomotion", "HalfCheetah"),
+    "point-open": _maker("points", "PointOpen"),
+    "point-maze-u": _maker("points", "PointMazeU"),
+    "point-maze-large": _maker("points", "PointMazeLarge"),
+}
+
+TASKS: dict[str, Callable[[], Task]] = {
+    "point-maze-u-goal": _maker("tasks", "PointMazeGoal", "point-maze-u"),
+    "point-maze-large-goal": _maker("tasks", "PointMazeGoal", "point-maze-large"),
+    "half-cheetah-goal": _maker("tasks", "HalfCheetahGoal"),
+    "ant-multi-goal": _maker("tasks", "AntMultiGoal"),
+}
+
+
+def bodies() -> tuple[str, ...]:
+    """Ids of the environments without a task, where skills are discovered."""
+    return tuple(BODIES)
+
+
+def tasks() -> tuple[str, ...]:
+    """Ids of the downstream tasks, where skills are composed."""
+    return tuple(TASKS)
+
+
+def ids() -> tuple[str, ...]:
+    """Every environment id."""
+    return bodies() + tasks()
+
+
+def build(env_id: str) -> tuple[Body, Task | None]:
+    """The body of an environment and its task, if it has one.
+
+    Raises:
+        UsageError: there is no such environment.
+    """
+    if env_id in TASKS:
+        task = TASKS[env_id]()
+        return task.body, task
+    if env_id not in BODIES:
+        raise unknown("environment", env_id, ids())
+    return BODIES[env_id](), None
+
+
+@cache
+def spec(env_id: str) -> EnvSpec:
+    """The description of an environment.
+
+    Raises:
+        UsageError: there is no such environment.
+    """
+    body, task = build(env_id)
+    return (task or body).spec
+
+
+def make_vec(
+    env_id: str,
+    num_envs: int = 1,
+    seed: int | None = None,
+    threads: int = 0,
+    max_steps: int | None = None,
+    persistent: bool | None = None,
+) -> BatchedEnv:
+    """Make `num_envs` environments that step together; see `BatchedEnv` for the arguments.
+
+    Raises:
+        UsageError: there is no such environment, or a number is out of its range.
+    """
+    body, task = build(env_id)
+    return BatchedEnv(
+        body,
+        task,
+        num_envs,
+        seed=seed,
+        threads=threads,
+        max_steps=max_steps,
+        persistent=persistent,
+    )

@@ -1,0 +1,199 @@
+"""Composing skills: a library, a task and an algorithm that learns which skill to use when.
+
+The skills stay as they are; only the controller learns, in decisions of k steps. `flat` is the
+same thing without skills, on the same engine and with the same accounting, for the two baselines
+without which no result says anything about the skills: flat control (k = 1) and action repeat.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from etude.agents.meta import (
+    Callbacks,
+    MetaConfig,
+    Policy,
+    Progress,
+    Stats,
+    load_policy,
+    make_model,
+    save_policy,
+    train,
+)
+from etude.config import Config, Range, from_dict, to_dict
+from etude.envs.registry import make_vec, spec
+from etude.errors import LibraryError
+from etude.logger import Logger
+from etude.skills.controllers.base import Scaling
+from etude.skills.controllers.trained import TrainedController
+from etude.skills.library import SkillLibrary
+from etude.skills.vec_env import (
+    Discounting,
+    LibraryLevel,
+    LowLevel,
+    PrimitiveLevel,
+    SkillVecEnv,
+)
+
+FOLDER = "controller"
+
+
+@dataclass(frozen=True)
+class ComposeConfig(Config):
+    """One run of a controller on a task."""
+
+    algo: Literal["ppo", "sac", "dqn"] = "ppo"
+    """algorithm: ppo for any skills, sac for continuous ones, dqn for discrete ones"""
+    k: Annotated[int, Range(1)] = 25
+    """environment steps a skill is held (METRA: 25 for ant and half-cheetah)"""
+    gamma: Annotated[float, Range(0, 1, open_low=True)] = 0.99
+    """discount per environment step"""
+    env_steps: Annotated[int, Range(1)] = 300_000
+    """environment steps of the whole run"""
+    num_envs: Annotated[int, Range(1, 4096)] = 16
+    """environments stepped together"""
+    seed: Annotated[int, Range(0)] = 0
+    """seed of networks, environments and choices"""
+    smdp: Discounting = "exact"
+    """exact: rewards and values discounted per environment step; per_decision: as most papers do"""
+    hyper: MetaConfig = field(default_factory=MetaConfig)
+    """values that differ from the algorithm's preset"""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained controller, what it was trained on, and how that went."""
+
+    policy: Policy
+    scaling: Scaling
+    level: LowLevel
+    task: str
+    config: ComposeConfig
+    stats: Stats
+
+    @property
+    def controller(self) -> TrainedController:
+        """The controller, acting deterministically."""
+        return TrainedController(self.policy, self.level.command, self.scaling)
+
+    def save(self, run: Path) -> Path:
+        """Write the controller into `run/controller/` and return that folder."""
+        library = self.level.library if isinstance(self.level, LibraryLevel) else None
+        about = {
+            "task": self.task,
+            "library": _identity(library),
+            "config": to_dict(self.config),
+            "scaling": {"mean": self.scaling.mean, "std": self.scaling.std},
+            "stats": self.stats.to_json(),
+        }
+        return save_policy(self.policy, run / FOLDER, about).parent
+
+
+def compose(
+    library: SkillLibrary | str | Path,
+    task: str,
+    config: ComposeConfig,
+    *,
+    log: Logger | None = None,
+    progress: Progress | None = None,
+    callbacks: Callbacks = (),
+) -> Trained:
+    """Train a controller that solves `task` with the skills of `library`.
+
+    Args:
+        library: a library, or whatever `SkillLibrary.load` finds one by.
+        task: id of the environment; its body must be the one the library was learnt on.
+        config: algorithm, budget and accounting.
+        log: gets SB3's numbers and our `meta/*`, over environment steps.
+        progress: called about a hundred times with the steps done and the latest numbers.
+        callbacks: further SB3 callbacks.
+
+    Raises:
+        LibraryError: the library is broken or made for another environment.
+        UsageError: no such task, or an algorithm that cannot choose such skills.
+    """
+    if not isinstance(library, SkillLibrary):
+        library = SkillLibrary.load(library)
+    return _learn(LibraryLevel(library), task, config, log, progress, callbacks)
+
+
+def flat(
+    task: str,
+    config: ComposeConfig,
+    *,
+    log: Logger | None = None,
+    progress: Progress | None = None,
+    callbacks: Callbacks = (),
+) -> Trained:
+    """Train a controller of primitive actions, each held for `config.k` steps; as `compose`."""
+    level = PrimitiveLevel(spec(task).action_dim)
+    return _learn(level, task, config, log, progress, callbacks)
+
+
+def _learn(
+    level: LowLevel,
+    task: str,
+    config: ComposeConfig,
+    log: Logger | None,
+    progress: Progress | None,
+    callbacks: Callbacks,
+) -> Trained:
+    venv = SkillVecEnv(
+        make_vec(task, config.num_envs), level, config.k, config.gamma, smdp=config.smdp
+    )
+    try:
+        model = make_model(
+            config.algo,
+            venv,
+            gamma=config.gamma,
+            k=config.k,
+            seed=config.seed,
+            hyper=config.hyper,
+        )
+        stats = train(model, config.env_steps, log=log, progress=progress, callbacks=callbacks)
+    finally:
+        venv.close()
+    return Trained(model.policy, venv.scaling, level, task, config, stats)
+
+
+def load_trained(run: Path, library: SkillLibrary | str | Path | None = None) -> Trained:
+    """The controller saved in `run/controller/`, ready to act.
+
+    Args:
+        run: folder of the run.
+        library: the skills it was trained on; None for a controller of primitive actions.
+
+    Raises:
+        CheckpointError: there is no whole controller.
+        LibraryError: `library` is not the one it was trained on.
+    """
+    policy, about = load_policy(run / FOLDER)
+    if library is not None and not isinstance(library, SkillLibrary):
+        library = SkillLibrary.load(library)
+    if _identity(library) != about["library"]:
+        raise LibraryError(
+            f"the controller in {run} was trained with {_name(about['library'])}, not with "
+            f"{_name(_identity(library))}: give it that."
+        )
+    task = about["task"]
+    level = LibraryLevel(library) if library else PrimitiveLevel(spec(task).action_dim)
+    return Trained(
+        policy,
+        Scaling(**about["scaling"]),
+        level,
+        task,
+        from_dict(ComposeConfig, about["config"]),
+        Stats.from_json(about["stats"]),
+    )
+
+
+def _identity(library: SkillLibrary | None) -> dict[str, str] | None:
+    return library and {"name": library.name, "id": library.id, "set": library.set}
+
+
+def _name(identity: dict[str, str] | None) -> str:
+    if identity is None:
+        return "no library"
+    return 'set "{set}" of library {name} (id {id:.12})'.format(**identity)

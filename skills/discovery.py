@@ -1,0 +1,297 @@
+"""The loop that every learner runs in: collect, learn, hand a library over.
+
+One epoch is one episode in each environment, then `updates_per_epoch` updates; each update takes
+a fresh batch, moves the representation, computes the signal with it, and moves the agent. Epochs
+end at episode boundaries, so a run that is stopped and resumed there goes on exactly.
+
+Shapes: N environments, T steps of an episode, O observation, Z skill, D descriptor.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from etude import checkpoint
+from etude.agents.networks import Normaliser
+from etude.agents.replay import Replay
+from etude.agents.sac import SAC
+from etude.config import Config, Range, replace
+from etude.envs import registry
+from etude.errors import UsageError
+from etude.skills import learners, presets
+from etude.skills.learners.base import LearnerConfig, Spec
+from etude.skills.spaces import SkillSpace
+
+
+@dataclass(frozen=True)
+class LoopConfig(Config):
+    """How experience is collected and used."""
+
+    num_envs: Annotated[int, Range(1, 1024)] = 8
+    """environments stepped together"""
+    episode_steps: Annotated[int, Range(1)] = 200
+    """length of a training episode, steps (METRA: 200)"""
+    updates_per_epoch: Annotated[int, Range(1)] = 50
+    """updates after each epoch of num_envs * episode_steps steps (METRA: 50 per 1600)"""
+    batch_size: Annotated[int, Range(1)] = 256
+    """transitions in a batch (METRA: 256)"""
+    replay_capacity: Annotated[int, Range(1)] = 1_000_000
+    """transitions kept (METRA: 1e6)"""
+    warmup_steps: Annotated[int, Range(0)] = 3_000
+    """steps collected before the first update (METRA: 10,000)"""
+    hold: Annotated[int, Range(0)] = 0
+    """steps after which a training skill is redrawn; 0 = held for the whole episode"""
+    visited_starts: Annotated[float, Range(0, 1)] = 0.0
+    """share of training episodes that start from a state reached before, uniform over cells"""
+
+
+@dataclass(frozen=True)
+class DiscoverConfig(Config):
+    """One run of skill discovery."""
+
+    learner: str = "metra"
+    """file name of a method in skills/learners/"""
+    env: str = "half-cheetah"
+    """environment to practise in"""
+    preset: str = "cpu"
+    """flavour of the preset the other values started from"""
+    seed: Annotated[int, Range(0)] = 0
+    """seed of networks, environments, skills and batches"""
+    steps: Annotated[int, Range(1)] = 500_000
+    """environment steps of the whole run"""
+    method: LearnerConfig = field(default_factory=LearnerConfig)
+    """settings of the learner"""
+    agent: SAC.Config = field(default_factory=SAC.Config)
+    """settings of the agent"""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    """settings of collection and updates"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        epoch = self.loop.num_envs * self.loop.episode_steps
+        if self.loop.replay_capacity < max(epoch, self.loop.batch_size):
+            raise UsageError(
+                f"replay_capacity = {self.loop.replay_capacity} is too small: it must hold one epoch "
+                f"of {epoch} steps and one batch of {self.loop.batch_size}."
+            )
+
+
+def preset(learner: str, env: str, flavour: str = "cpu") -> DiscoverConfig:
+    """The configuration that a learner's preset gives for an environment."""
+    method = learners.get(learner).Config()
+    base = DiscoverConfig(learner=learner, env=registry.spec(env).id, preset=flavour, method=method)
+    return replace(base, presets.load(learner, env, flavour))
+
+
+def read_config(data: Mapping[str, Any]) -> DiscoverConfig:
+    """The configuration stored by `to_dict`; raises `UsageError` for unknown or wrong values."""
+    method = learners.get(data["learner"]).Config()
+    return replace(DiscoverConfig(learner=data["learner"], method=method), data)
+
+
+class Callback(Protocol):
+    """Something that watches a run."""
+
+    def on_epoch(self, discovery: Discovery) -> None:
+        """Called after every epoch."""
+
+
+class Discovery:
+    """A run of skill discovery; `run()` it, then `snapshot()` or `etude.skills.export` it."""
+
+    def __init__(self, config: DiscoverConfig) -> None:
+        self.config = config
+        loop = config.loop
+        streams = np.random.SeedSequence(config.seed).spawn(5)
+        net_seed, env_seed, replay_seed = (int(s.generate_state(1)[0]) for s in streams[:3])
+        self.rng = np.random.default_rng(streams[3])
+        self.venv = registry.make_vec(
+            config.env, loop.num_envs, seed=env_seed, max_steps=loop.episode_steps
+        )
+        self.env_spec = self.venv.env_spec
+        if self.env_spec.obs_mean is None or self.env_spec.obs_std is None:
+            raise UsageError(f'environment "{config.env}" names no normaliser: give its spec obs_mean.')
+        self.normaliser = Normaliser(self.env_spec.obs_mean, self.env_spec.obs_std)
+        fields = self.env_spec.slices()
+        spec = Spec(fields, self.env_spec.obs_dim, self.env_spec.action_dim)
+        method = learners.get(config.learner)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(net_seed)
+            self.learner = method(spec, config.method)
+            self.agent = self.learner.agent(
+                spec.obs_dim,
+                spec.action_dim,
+                self.space.dim,
+                config.agent,
+                signal_dim=self.learner.signal_dim,
+                entropy_in_target=self.learner.entropy_in_target,
+                generator=torch.Generator().manual_seed(net_seed),
+            )
+        self.replay = Replay(
+            loop.replay_capacity,
+            loop.num_envs,
+            spec.obs_dim,
+            spec.action_dim,
+            self.space.dim,
+            replay_seed,
+        )
+        self.starts = VisitedStarts(self.env_spec.cell, np.random.default_rng(streams[4]))
+        self.steps = self.updates = 0
+        self.seconds = 0.0
+        self.metrics: dict[str, float] = {}
+        self.collected = np.zeros((loop.num_envs, loop.episode_steps + 1, len(self.env_spec.descriptor)))
+
+    @property
+    def space(self) -> SkillSpace:
+        """The space of this run's skills."""
+        return self.learner.space
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has all its steps."""
+        return self.steps >= self.config.steps
+
+    def run(self, callbacks: Sequence[Callback] = ()) -> None:
+        """Epochs until the configured number of steps; a callback may raise to stop the run."""
+        while not self.done:
+            self.epoch()
+            for callback in callbacks:
+                callback.on_epoch(self)
+
+    def epoch(self) -> None:
+        """One episode in every environment, then the updates; sets `metrics`."""
+        start = time.perf_counter()
+        self.collect()
+        if self.steps >= self.config.loop.warmup_steps:
+            self.metrics = self.learn()
+        elapsed = time.perf_counter() - start
+        self.seconds += elapsed
+        self.metrics["time/fps"] = self.config.loop.num_envs * self.config.loop.episode_steps / elapsed
+
+    def collect(self) -> None:
+        """One episode of `episode_steps` steps in every environment, into the replay."""
+        loop = self.config.loop
+        obs = self.reset()
+        z = np.zeros((loop.num_envs, self.space.dim), np.float32)
+        self.collected[:, 0] = self.venv.descriptor()
+        for t in range(loop.episode_steps):
+            z = self.learner.resample(z, t, self.rng, loop.hold)
+            action = self.agent.act(self.normaliser(torch.from_numpy(obs)), torch.from_numpy(z))
+            next_obs, _, terminated, truncated, info = self.venv.step(action.numpy())
+            final = info["final_obs_array"]  # before any autoreset
+            self.replay.add(obs, action.numpy(), final, z, terminated, truncated)
+            self.collected[:, t + 1] = info["descriptor"]
+            if loop.visited_starts and not truncated.all():
+                self.starts.add(self.venv.descriptor(), self.venv.get_state())
+            obs = next_obs
+        self.steps += loop.num_envs * loop.episode_steps
+
+    def reset(self) -> np.ndarray:
+        """Fresh episodes: from the start, or a share of them from states reached before."""
+        obs, _ = self.venv.reset()
+        chosen = self.rng.random(self.venv.num_envs) < self.config.loop.visited_starts
+        if chosen.any() and len(self.starts):
+            states = self.starts.sample(self.venv.num_envs)
+            obs, _ = self.venv.reset(options={"mask": chosen, "state": states})
+        return obs
+
+    def learn(self) -> dict[str, float]:
+        """The updates of one epoch; returns the mean of each metric."""
+        sums: dict[str, Tensor] = {}
+        for _ in range(self.config.loop.updates_per_epoch):
+            batch = self.replay.steps(self.config.loop.batch_size).normalised(self.normaliser)
+            metrics = self.learner.update(batch)
+            batch = self.learner.relabel(batch, self.rng)
+            signal = self.learner.signal(batch)
+            weights = self.learner.task_vector(batch.skill)
+            metrics |= self.agent.update(batch, signal, weights)
+            metrics["skill/reward"] = (signal * weights).sum(-1).mean()
+            for key, value in metrics.items():
+                sums[key] = sums[key] + value if key in sums else value
+        self.updates += self.config.loop.updates_per_epoch
+        return {k: float(v) / self.config.loop.updates_per_epoch for k, v in sums.items()}
+
+    def snapshot(self) -> Snapshot:
+        """The present skills as a policy to evaluate."""
+        return Snapshot(self)
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on, as a tree."""
+        return {
+            "counters": {"steps": self.steps, "updates": self.updates, "seconds": self.seconds},
+            "rng": checkpoint.generator_state(self.rng),
+            "learner": self.learner.checkpoint(),
+            "agent": self.agent.checkpoint(),
+            "replay": self.replay.state_dict(),
+            "starts": self.starts.checkpoint(),
+            "env": self.venv.state_dict(),
+        }
+
+    def restore(self, tree: Mapping[str, Any]) -> None:
+        """Go on from a tree made by `checkpoint`."""
+        self.steps, self.updates = tree["counters"]["steps"], tree["counters"]["updates"]
+        self.seconds = tree["counters"]["seconds"]
+        checkpoint.set_generator_state(self.rng, tree["rng"])
+        self.learner.restore(tree["learner"])
+        self.agent.restore(tree["agent"])
+        self.replay.load_state_dict(tree["replay"])
+        self.starts.restore(tree["starts"])
+        self.venv.load_state_dict(tree["env"])
+
+
+class Snapshot:
+    """The skills as they are now: deterministic actions from raw observations."""
+
+    def __init__(self, discovery: Discovery) -> None:
+        self.space = discovery.space
+        self.spec = discovery.env_spec
+        self._agent, self._normaliser = discovery.agent, discovery.normaliser
+
+    def act(self, obs: np.ndarray, z: np.ndarray) -> np.ndarray:
+        """Actions (N, A) of skills (N, Z) in raw observations (N, O)."""
+        seen = self._normaliser(torch.as_tensor(obs, dtype=torch.float32))
+        skills = torch.as_tensor(z, dtype=torch.float32)
+        return np.asarray(self._agent.act(seen, skills, deterministic=True).numpy())
+
+
+class VisitedStarts:
+    """Simulator states reached in training, the newest of each cell of descriptor space."""
+
+    def __init__(self, cell: float, rng: np.random.Generator) -> None:
+        self.cell, self.rng = cell, rng
+        self.states: dict[tuple[int, ...], np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def add(self, descriptors: np.ndarray, states: np.ndarray) -> None:
+        """Remember states (N, S) at descriptors (N, D)."""
+        cells = np.floor(descriptors / self.cell).astype(int)
+        for cell, state in zip(map(tuple, cells.tolist()), states, strict=True):
+            self.states[cell] = state.copy()
+
+    def sample(self, n: int) -> np.ndarray:
+        """`n` states (n, S), uniform over the cells."""
+        states = list(self.states.values())
+        return np.stack([states[i] for i in self.rng.integers(len(states), size=n)])
+
+    def checkpoint(self) -> dict[str, Any]:
+        """The states and the generator, as a tree."""
+        tree: dict[str, Any] = {"rng": checkpoint.generator_state(self.rng)}
+        if self.states:
+            tree["cells"] = np.array(list(self.states), dtype=np.int64)
+            tree["states"] = np.stack(list(self.states.values()))
+        return tree
+
+    def restore(self, tree: Mapping[str, Any]) -> None:
+        """Take over a tree made by `checkpoint`."""
+        checkpoint.set_generator_state(self.rng, tree["rng"])
+        cells = map(tuple, np.asarray(tree.get("cells", ())).tolist())
+        self.states = dict(zip(cells, tree.get("states", ()), strict=True))

@@ -1,0 +1,84 @@
+"""From a run of discovery to a library: networks as arrays, normaliser, skills, provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from etude.config import to_dict
+from etude.skills.discovery import Discovery
+from etude.skills.library import SetData, write
+from etude.skills.mlp import MLP
+from etude.skills.spaces import Discrete, SkillSpace
+
+NAMED_SKILLS = 16
+
+
+def export(
+    run: Discovery,
+    path: Path,
+    provenance: Mapping[str, Any],
+    metrics: Mapping[str, Any] | None = None,
+    effects: Sequence[Mapping[str, Any]] = (),
+    name: str = "",
+) -> Path:
+    """Write the run's skills as a library at `path`.
+
+    Args:
+        run: the run, trained or not.
+        path: folder to create.
+        provenance: what made it; seed, steps, updates and training time are added.
+        metrics: figures of the whole set.
+        effects: what each of `listed(run.space)` does, in their order.
+        name: the library's name; ENV-LEARNER if empty.
+
+    Raises:
+        UsageError: `path` exists.
+    """
+    config = run.config
+    fields = config.method.skill_obs or None
+    encoders = {
+        key: MLP(_layers(net), inputs=("obs",), input_fields=fields)
+        for key, net in run.learner.export().items()
+    }
+    skills = listed(run.space)
+    effects = effects or [{}] * len(skills)
+    rows = [
+        {"id": i, "name": f"skill-{i}", "z": z.tolist(), **effect}
+        for i, (z, effect) in enumerate(zip(skills, effects, strict=True))
+    ]
+    data = SetData(
+        name=config.learner,
+        learner=config.learner,
+        config=to_dict(config),
+        space=run.space,
+        policy=MLP(run.agent.policy_layers(), run.agent.config.activation, output="tanh"),
+        encoders=encoders,
+        mean=run.normaliser.mean.numpy(),
+        std=run.normaliser.std.numpy(),
+        skills=rows,
+        metrics=dict(metrics or {}),
+    )
+    made = {
+        **provenance,
+        "seed": config.seed,
+        "steps": run.steps,
+        "updates": run.updates,
+        "training_seconds": round(run.seconds, 1),
+    }
+    name = name or f"{config.env}-{config.learner}"
+    return write(path, sets=[data], env=run.env_spec.to_json(), provenance=made, name=name)
+
+
+def listed(space: SkillSpace) -> np.ndarray:
+    """The skills that get a row of their own: all discrete ones, else an even set (n, Z)."""
+    return space.even(space.dim if isinstance(space, Discrete) else NAMED_SKILLS)
+
+
+def _layers(net: nn.Sequential) -> list[tuple[np.ndarray, np.ndarray]]:
+    linear = [layer for layer in net if isinstance(layer, nn.Linear)]
+    return [(m.weight.detach().numpy().T.copy(), m.bias.detach().numpy().copy()) for m in linear]

@@ -1,0 +1,128 @@
+"""The contract between a skill-discovery method and everything around it.
+
+A learner owns the representation that makes skills distinguishable and turns a batch of
+transitions into a *signal*: the intrinsic reward (K = 1) or successor features (K > 1) that the
+agent then maximises. It knows nothing of replay, agents, logging or files. Observations reach it
+normalised once, by the loop.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from etude.agents.replay import Batch
+from etude.agents.sac import SAC
+from etude.config import Config
+from etude.errors import unknown
+from etude.skills.spaces import SkillSpace
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a learner is told of the environment."""
+
+    fields: Mapping[str, slice]
+    """named parts of an observation"""
+    obs_dim: int
+    action_dim: int
+
+    def columns(self, names: Sequence[str]) -> list[int]:
+        """Columns of the named fields; of all fields when `names` is empty."""
+        for name in names:
+            if name not in self.fields:
+                raise unknown("observation field", name, self.fields)
+        chosen = names or tuple(self.fields)
+        return [i for name in chosen for i in range(*self.fields[name].indices(self.obs_dim))]
+
+
+@dataclass(frozen=True)
+class LearnerConfig(Config):
+    """Settings that every learner has."""
+
+    skill_obs: tuple[str, ...] = ()
+    """observation fields that skills are told apart by; empty = all of them"""
+
+
+class Learner(nn.Module, ABC):
+    """Base of every method; a subclass sets `space` in `__init__`, and defines `update` and `signal`."""
+
+    Config: ClassVar[type[LearnerConfig]]
+    agent: ClassVar[type[SAC]] = SAC
+    signal_dim: int = 1
+    entropy_in_target: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ()
+    space: SkillSpace
+
+    def __init__(self, spec: Spec, config: LearnerConfig) -> None:
+        super().__init__()
+        self.spec = spec
+        self.columns: list[int] = spec.columns(config.skill_obs)
+
+    @abstractmethod
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One gradient step of the representation; returns detached scalars `skill/...`."""
+
+    @abstractmethod
+    def signal(self, batch: Batch) -> Tensor:
+        """The signal (B, K) of a batch, computed afresh and without gradient."""
+
+    def task_vector(self, z: Tensor) -> Tensor:
+        """Weights (B, K) with Q = <psi, w>; ones unless the signal is successor features."""
+        return torch.ones(len(z), self.signal_dim)
+
+    def resample(self, z: np.ndarray, step: int, rng: np.random.Generator, hold: int) -> np.ndarray:
+        """Skills (N, Z) of the next step: redrawn every `hold` steps (0 = once per episode)."""
+        redraw = step == 0 or (hold > 0 and step % hold == 0)
+        return self.space.sample(rng, len(z)) if redraw else z
+
+    def relabel(self, batch: Batch, rng: np.random.Generator) -> Batch:
+        """The batch the agent learns from, with other skills in hindsight; the identity here."""
+        return batch
+
+    def goal_skill(self, obs: Tensor, goal: Tensor) -> Tensor | None:
+        """The skill (B, Z) that leads from `obs` to `goal` (B, O), if the method knows one."""
+        return None
+
+    def encode(self, obs: Tensor) -> Tensor | None:
+        """Features (B, D) of observations (B, O), if the method learns any."""
+        return None
+
+    def accuracy(self, batch: Batch) -> Tensor | None:
+        """Share of transitions whose skill the method recognises, if it has a discriminator."""
+        return None
+
+    def export(self) -> dict[str, nn.Sequential]:
+        """Networks over the columns of `skill_obs` that go into the library beside the policy."""
+        return {}
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Weights and the moments of every optimiser, as a tree."""
+        return {
+            "weights": dict(self.state_dict()),
+            "optimisers": {name: _moments(o) for name, o in self._optimisers().items()},
+        }
+
+    def restore(self, tree: Mapping[str, Any]) -> None:
+        """Take over a tree made by `checkpoint`."""
+        self.load_state_dict({k: torch.as_tensor(v) for k, v in tree["weights"].items()})
+        for name, optimiser in self._optimisers().items():
+            _set_moments(optimiser, tree["optimisers"][name])
+
+    def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        return {k: v for k, v in sorted(vars(self).items()) if isinstance(v, torch.optim.Optimizer)}
+
+
+def _moments(optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    return {str(i): dict(state) for i, state in optimiser.state_dict()["state"].items()}
+
+
+def _set_moments(optimiser: torch.optim.Optimizer, tree: Mapping[str, Any]) -> None:
+    state = {int(i): {k: torch.as_tensor(v) for k, v in s.items()} for i, s in tree.items()}
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})

@@ -1,0 +1,1 @@
+"""Étude: unsupervised skill discovery for reinforcement learning."""

@@ -1,0 +1,144 @@
+"""`discover LEARNER --env ENV`: practise without a reward and leave a library."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from etude import checkpoint, envs
+from etude.cli import runs
+from etude.cli.evaluate import evaluate_library
+from etude.cli.progress import Progress
+from etude.config import Config, Range, to_dict
+from etude.errors import UsageError
+from etude.evaluate.monitor import Monitor
+from etude.logger import Logger
+from etude.skills import learners, presets
+from etude.skills.discovery import DiscoverConfig, Discovery, preset, read_config
+from etude.skills.export import export
+
+
+@dataclass(frozen=True)
+class Running(Config):
+    """How a run is watched and kept; does not change what is learned."""
+
+    out: Path | None = None
+    """run folder to create (default: runs/ENV-LEARNER)"""
+    eval_every: Annotated[int, Range(0)] = 100_000
+    """steps between evaluations of coverage; 0 = only at the end"""
+    save_minutes: Annotated[float, Range(0)] = 5.0
+    """minutes between checkpoints; 0 = only at the end or when interrupted"""
+    threads: Annotated[int, Range(1)] = 1
+    """threads of one update (one thread and a second run on the other core is faster overall)"""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Practise without a reward; leaves a run folder with TensorBoard logs and a library."""
+
+    config: Annotated[DiscoverConfig, tyro.conf.arg(name="")] = field(default_factory=DiscoverConfig)
+    running: Annotated[Running, tyro.conf.arg(name="")] = field(default_factory=Running)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command with its arguments."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("learner", nargs="?")
+    first.add_argument("--env")
+    first.add_argument("--preset", default="cpu")
+    first.add_argument("--resume", type=Path)
+    known, rest = first.parse_known_args(list(argv))
+    if known.resume is not None:
+        return _resume(known.resume, rest, argv)
+    if known.learner is None or known.env is None:
+        wants_help = "--help" in rest or "-h" in rest
+        if not wants_help:
+            raise UsageError(
+                "discover needs a learner and an environment: for example "
+                "`discover metra --env half-cheetah`; `discover --help` lists the options."
+            )
+        print(_names())
+        known.learner, known.env = known.learner or "metra", known.env or "half-cheetah"
+    default = Arguments(preset(known.learner, known.env, known.preset))
+    args = tyro.cli(Arguments, default=default, args=rest, prog=f"discover {known.learner}")
+    out = args.running.out or Path("runs") / f"{args.config.env}-{args.config.learner}"
+    folder = runs.new_folder(out)
+    made = runs.provenance(["discover", *argv])
+    runs.write_json(folder / "config.json", {"discover": to_dict(args.config), "provenance": made})
+    torch.set_num_threads(args.running.threads)
+    return discover(Discovery(args.config), folder, args.running)
+
+
+def discover(run: Discovery, folder: Path, running: Running) -> int:
+    """Train to the end or to an interrupt, then save, export and evaluate."""
+    stop = runs.Stop()
+    logger = Logger(folder)
+    eval_every = running.eval_every or run.config.steps
+    monitor = Monitor(run.config.env, eval_every, logger, folder)
+    saved = time.monotonic()
+    try:
+        with Progress(f"{run.config.learner} on {run.config.env}", run.config.steps) as progress:
+            while not run.done and not stop.requested:
+                run.epoch()
+                logger.scalars(run.steps, run.metrics)
+                monitor.on_epoch(run)
+                progress.to(min(run.steps, run.config.steps), monitor.summary())
+                if running.save_minutes and time.monotonic() - saved > 60 * running.save_minutes:
+                    save(run, folder)
+                    saved = time.monotonic()
+        save(run, folder)
+    finally:
+        stop.restore()
+        logger.close()
+    if stop.requested:
+        print(f"saved at step {run.steps:,}; go on with: python train.py discover --resume {folder}")
+        return 128 + int(stop.requested)
+    made = json.loads((folder / "config.json").read_text())["provenance"]
+    library = export(run, folder / "library", made, metrics=monitor.last())
+    evaluate_library(library, folder, env=run.config.env, provenance=made)
+    print(f"library      {library}\nTensorBoard  tensorboard --logdir {folder}\nreport       {folder / 'report.md'}")
+    return 0
+
+
+def save(run: Discovery, folder: Path) -> Path:
+    """Write a checkpoint of the run."""
+    return checkpoint.save(folder / "checkpoints", f"{run.steps:012d}", run.checkpoint())
+
+
+def _resume(folder: Path, rest: Sequence[str], argv: Sequence[str]) -> int:
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise UsageError(f"{folder} is not a run folder: it has no config.json.")
+    newest = checkpoint.latest(folder / "checkpoints")
+    if newest is None:
+        raise UsageError(f"{folder} has no checkpoint to go on from: start again with another --out.")
+    config = read_config(json.loads(config_file.read_text())["discover"])
+    running = tyro.cli(Running, default=Running(out=folder), args=list(rest), prog="discover --resume")
+    torch.set_num_threads(running.threads)
+    run = Discovery(config)
+    run.restore(checkpoint.load(newest))
+    print(f"going on from step {run.steps:,} of {config.steps:,}", file=sys.stderr)
+    if run.done and (folder / "library").is_dir():
+        raise UsageError(f"{folder} is finished: its library is in {folder / 'library'}.")
+    return discover(run, folder, running)
+
+
+def _names() -> str:
+    """What can be discovered where; shown above the options."""
+    lines = ["usage: discover LEARNER --env ENV [--preset cpu|paper] [--resume RUN] [options]", ""]
+    lines.append(f"environments  {', '.join(envs.bodies())}")
+    for name in learners.ids():
+        tuned = "; ".join(f"{f}: {', '.join(e) or 'default'}" for f, e in presets.names(name).items())
+        lines.append(f"{name:<13} presets {tuned}")
+    return "\n".join([*lines, "", "Defaults below are those of metra on half-cheetah.", ""])
+
+

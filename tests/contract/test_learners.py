@@ -1,0 +1,187 @@
+"""Every learner found in the folder keeps the contract, runs in the loop, resumes and exports."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from etude import checkpoint
+from etude.agents.replay import Batch
+from etude.config import replace, to_dict
+from etude.errors import UsageError
+from etude.skills import learners, presets
+from etude.skills.discovery import DiscoverConfig, Discovery, preset, read_config
+from etude.skills.export import export
+from etude.skills.learners.base import Learner, Spec
+from etude.skills.library import SkillLibrary
+
+FIELDS = {"place": slice(0, 2), "speed": slice(2, 4)}
+SMALL = {
+    "steps": 480,
+    "agent": {"hidden": [16, 16]},
+    "loop": {
+        "num_envs": 4,
+        "episode_steps": 20,
+        "updates_per_epoch": 3,
+        "batch_size": 32,
+        "warmup_steps": 80,
+        "replay_capacity": 320,
+    },
+}
+
+every_learner = pytest.mark.parametrize("name", learners.ids())
+
+
+def build(name: str) -> Learner:
+    torch.manual_seed(0)
+    method = learners.get(name)
+    return method(Spec(FIELDS, 4, 2), method.Config())
+
+
+def a_batch(learner: Learner, n: int = 12) -> Batch:
+    rng = np.random.default_rng(0)
+    obs, next_obs = rng.normal(size=(2, n, 4)).astype(np.float32)
+    parts = (obs, np.zeros((n, 2), np.float32), next_obs, learner.space.sample(rng, n))
+    return Batch(*map(torch.from_numpy, parts), torch.zeros(n), torch.zeros(n))
+
+
+def small(name: str, **settings: object) -> DiscoverConfig:
+    return replace(replace(preset(name, "point-open"), SMALL), settings)
+
+
+@every_learner
+def test_update_moves_weights_and_returns_detached_scalars(name: str) -> None:
+    learner = build(name)
+    before = {k: v.clone() for k, v in learner.state_dict().items()}
+    metrics = learner.update(a_batch(learner))
+    assert metrics and all(k.startswith("skill/") for k in metrics)
+    assert all(v.shape == () and not v.requires_grad for v in metrics.values())
+    assert any(not torch.equal(v, before[k]) for k, v in learner.state_dict().items())
+
+
+@every_learner
+def test_signal_has_the_declared_width_and_no_gradient(name: str) -> None:
+    learner = build(name)
+    batch = a_batch(learner)
+    signal, weights = learner.signal(batch), learner.task_vector(batch.skill)
+    assert signal.shape == weights.shape == (12, learner.signal_dim)
+    assert signal.dtype == torch.float32 and torch.isfinite(signal).all()
+    assert not signal.requires_grad
+
+
+@every_learner
+def test_skill_obs_chooses_what_the_representation_sees(name: str) -> None:
+    torch.manual_seed(0)
+    method = learners.get(name)
+    learner = method(Spec(FIELDS, 4, 2), method.Config(skill_obs=("place",)))
+    batch = a_batch(learner)
+    elsewhere = batch.next_obs.clone()
+    elsewhere[:, 2:] += 1
+    same = learner.signal(batch.replace(next_obs=elsewhere))
+    torch.testing.assert_close(same, learner.signal(batch))
+    elsewhere[:, 0] += 1
+    assert not torch.allclose(learner.signal(batch.replace(next_obs=elsewhere)), same)
+    with pytest.raises(UsageError, match='observation field "plce": did you mean "place"'):
+        method(Spec(FIELDS, 4, 2), method.Config(skill_obs=("plce",)))
+
+
+@every_learner
+def test_skills_are_redrawn_at_episode_start_and_every_hold_steps(name: str) -> None:
+    learner, rng = build(name), np.random.default_rng(0)
+    z = learner.space.sample(rng, 64)
+    assert learner.resample(z, 3, rng, 0) is z and learner.resample(z, 3, rng, 5) is z
+    assert not np.array_equal(learner.resample(z, 0, rng, 0), z)
+    assert not np.array_equal(learner.resample(z, 10, rng, 5), z)
+
+
+@every_learner
+@pytest.mark.parametrize("flavour", ["cpu", "paper"])
+def test_presets_are_valid_for_every_environment_they_name(name: str, flavour: str) -> None:
+    assert flavour in presets.names(name)
+    for env in (*presets.names(name)[flavour], "point-open"):
+        config = preset(name, env, flavour)
+        assert read_config(json.loads(json.dumps(to_dict(config)))) == config
+
+
+@every_learner
+def test_a_run_makes_updates_and_a_library_that_acts_as_the_agent(
+    name: str, tmp_path: Path
+) -> None:
+    run = Discovery(small(name))
+    start = {k: v.clone() for k, v in run.agent.state_dict().items()}
+    run.run()
+    assert run.steps == 480 and run.updates == 18
+    assert any(not torch.equal(v, start[k]) for k, v in run.agent.state_dict().items())
+    assert run.metrics["time/fps"] > 0 and np.isfinite(run.metrics["skill/reward"])
+    library = SkillLibrary.load(export(run, tmp_path / "library", {"command": "test"}, {}))
+    obs, _ = run.venv.reset()
+    z = run.space.sample(np.random.default_rng(0), len(obs))
+    np.testing.assert_allclose(library.act(obs, z), run.snapshot().act(obs, z), atol=1e-5)
+    assert library.learner == name and library.space == run.space
+
+
+@every_learner
+@pytest.mark.parametrize("visited", [0.0, 0.5])
+def test_resume_is_bit_equal_to_a_run_that_never_stopped(
+    name: str, visited: float, tmp_path: Path
+) -> None:
+    config = small(name, loop={"visited_starts": visited, "hold": 5})
+    whole = Discovery(config)
+    whole.run()
+    first = Discovery(config)
+    for _ in range(3):
+        first.epoch()
+    path = checkpoint.save(tmp_path, "half", first.checkpoint())
+    second = Discovery(dataclasses.replace(config))
+    second.restore(checkpoint.load(path))
+    second.run()
+    assert _leaves(second.checkpoint()) == _leaves(whole.checkpoint())
+
+
+def _leaves(tree: object, prefix: str = "") -> dict[str, object]:
+    """Every leaf of a tree but the clock, arrays as bytes."""
+    if isinstance(tree, dict):
+        return {
+            k: v
+            for name, node in tree.items()
+            for k, v in _leaves(node, f"{prefix}/{name}").items()
+            if k != "/counters/seconds"
+        }
+    return {prefix: np.asarray(tree).tobytes() if hasattr(tree, "__array__") else tree}
+
+
+def test_an_unknown_learner_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match='unknown learner "mtra": did you mean "metra"'):
+        learners.get("mtra")
+    with pytest.raises(UsageError, match="unknown preset of metra"):
+        preset("metra", "ant", "gpu")
+
+
+def test_a_replay_that_cannot_hold_an_epoch_is_refused() -> None:
+    with pytest.raises(UsageError, match="replay_capacity = 50 is too small"):
+        small("metra", loop={"replay_capacity": 50})
+
+
+def test_a_seed_fixes_the_initial_weights_and_another_changes_them() -> None:
+    first, same, other = (Discovery(small("metra", seed=s)) for s in (1, 1, 2))
+    one, two, three = (_leaves(d.learner.checkpoint()) for d in (first, same, other))
+    assert one == two and one != three
+
+
+def test_visited_starts_begin_where_training_has_been() -> None:
+    run = Discovery(small("metra", loop={"visited_starts": 1.0}))
+    run.epoch()
+    assert len(run.starts) > 1
+    run.collect()
+    origins = {tuple(np.round(p, 3)) for p in run.collected[:, 0]}
+    home = run.venv.reset()[1]["descriptor"]
+    spread = np.abs(np.array(list(origins)) - home[0]).max()
+    never = Discovery(small("metra"))
+    never.epoch()
+    never.collect()
+    assert spread > np.abs(never.collected[:, 0] - home[0]).max()

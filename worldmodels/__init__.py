@@ -1,0 +1,1 @@
+"""Conditional densities and, later, dynamics models that learners build on."""
