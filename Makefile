@@ -50,8 +50,9 @@ clean: ## remove what the targets made: .venv, caches, builds (runs/ stays)
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { \
-		echo "Étude needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is" \
-			"$$($(PYTHON) --version 2>&1 || true). Name another one: make PYTHON=python3.11 ..." >&2; \
+		echo "Étude needs Python 3.11, 3.12 or 3.13; $(PYTHON) is" \
+			"$$($(PYTHON) --version 2>/dev/null || echo missing)." \
+			"Name another one: make PYTHON=python3.11 ..." >&2; \
 		exit 1; }
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
 		echo "$(PYTHON) cannot make a virtual environment. Install its venv module" \

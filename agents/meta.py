@@ -1,9 +1,9 @@
-"""stable-baselines3 algorithms that choose skills: presets, training, and files without a pickle.
+"""stable-baselines3 algorithms that choose skills: how they are built, trained, saved and loaded.
 
-`make_model` builds PPO, SAC or DQN with the exact discounts of `etude.agents.smdp`, tuned for few
-decisions: a million environment steps are 40,000 decisions of 25 steps. `train` counts, stops and
-logs in environment steps, which SB3 by itself does in decisions. `save_policy` writes safetensors
-and JSON; SB3's own zip holds pickles, which break across versions and run code when read.
+`make_model` builds PPO, SAC or DQN with the exact discounts of `etude.agents.smdp`. `train` counts,
+stops and logs in environment steps, which SB3 by itself does in decisions. `save_policy` writes
+safetensors and JSON; SB3's own zip holds pickles, which break across versions and run code when
+read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -29,14 +29,15 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from etude import checkpoint
+from etude.agents.meta_config import MetaConfig, settings
 from etude.agents.smdp import (
     DurationCallback,
     EnvStepsCallback,
     SMDPReplayBuffer,
     SMDPRolloutBuffer,
 )
-from etude.config import Config, Range, replace
-from etude.errors import CheckpointError, UsageError, unknown
+from etude.config import replace
+from etude.errors import CheckpointError, UsageError
 from etude.logger import Logger
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "sac": SAC, "dqn": DQN}
@@ -44,103 +45,8 @@ POLICIES = {name: kind.policy_aliases["MlpPolicy"] for name, kind in ALGORITHMS.
 Policy: TypeAlias = BasePolicy  # so that nobody else needs to import SB3
 Callbacks: TypeAlias = Sequence[BaseCallback]
 FORMAT = 1
+NUMBERS = (int, float, np.integer, np.floating)
 WINDOW = 100  # recent episodes that a success rate is the mean of (SB3's stats_window_size)
-
-
-@dataclass(frozen=True)
-class MetaConfig(Config):
-    """Settings of an algorithm over skills; None takes the preset of the algorithm."""
-
-    hidden: tuple[Annotated[int, Range(1)], ...] | None = None
-    """widths of the hidden layers, of actor and critic each"""
-    learning_rate: Annotated[float, Range(0, 1, open_low=True)] | None = None
-    """step size of Adam"""
-    batch_size: Annotated[int, Range(2)] | None = None
-    """decisions in a batch; PPO takes the largest divisor of a rollout up to this"""
-    ent_coef: Annotated[float, Range(0, open_low=True)] | None = None
-    """PPO: weight of the entropy; SAC: temperature to start from, it tunes itself"""
-    rollout: Annotated[int, Range(2)] | None = None
-    """PPO: decisions, of all environments together, between two updates"""
-    epochs: Annotated[int, Range(1)] | None = None
-    """PPO: passes over each rollout"""
-    gae_lambda: Annotated[float, Range(0, 1)] | None = None
-    """PPO: decay of the advantage estimate, per decision"""
-    updates_per_decision: Annotated[float, Range(0, open_low=True)] | None = None
-    """SAC, DQN: gradient steps per decision, of whichever environment"""
-    learning_starts: Annotated[int, Range(0)] | None = None
-    """SAC, DQN: random decisions before the first update"""
-    buffer_size: Annotated[int, Range(1)] | None = None
-    """SAC, DQN: decisions kept"""
-    tau: Annotated[float, Range(0, 1, open_low=True)] | None = None
-    """SAC: share of the critic that its target takes over with every update"""
-    target_period: Annotated[int, Range(1)] | None = None
-    """DQN: decisions between two copies of the network into its target"""
-    exploration: Annotated[float, Range(0, 1)] | None = None
-    """DQN: share of training over which random choices fall from 1 to `exploration_final`"""
-    exploration_final: Annotated[float, Range(0, 1)] | None = None
-    """DQN: share of random choices left"""
-
-
-PRESETS: dict[str, MetaConfig] = {
-    "ppo": MetaConfig(
-        hidden=(64, 64),
-        learning_rate=3e-4,
-        batch_size=128,
-        ent_coef=0.01,  # METRA's downstream controller
-        rollout=1024,
-        epochs=10,
-        gae_lambda=0.95,
-    ),
-    "sac": MetaConfig(
-        hidden=(128, 128),
-        learning_rate=3e-4,
-        batch_size=256,
-        ent_coef=0.1,
-        updates_per_decision=1.0,
-        learning_starts=200,
-        buffer_size=200_000,
-        tau=0.005,
-    ),
-    "dqn": MetaConfig(
-        hidden=(128, 128),
-        learning_rate=5e-4,
-        batch_size=256,
-        updates_per_decision=1.0,
-        learning_starts=200,
-        buffer_size=200_000,
-        target_period=500,
-        exploration=0.3,
-        exploration_final=0.05,
-    ),
-}
-
-
-PRIMITIVE: dict[str, MetaConfig] = {
-    "ppo": MetaConfig(rollout=2048, ent_coef=0.001),
-    "sac": MetaConfig(hidden=(256, 256), learning_starts=10_000, buffer_size=1_000_000),
-}
-"""What differs where every step is a decision (k = 1), of which there are then many; after SB3."""
-
-
-def settings(algo: str, k: int, hyper: MetaConfig | None = None) -> MetaConfig:
-    """The preset of `algo` for decisions of k steps, with the values that `hyper` names.
-
-    Raises:
-        UsageError: an unknown algorithm, or a value that it has no use for.
-    """
-    if algo not in PRESETS:
-        raise unknown("algorithm", algo, PRESETS)
-    preset = replace(PRESETS[algo], _named(PRIMITIVE.get(algo)) if k == 1 else {})
-    given = _named(hyper)
-    for name in given:
-        if getattr(preset, name) is None:
-            raise UsageError(f"{algo} has no use for {name}: it takes {', '.join(_named(preset))}.")
-    return replace(preset, given)
-
-
-def _named(hyper: MetaConfig | None) -> dict[str, Any]:
-    """The values that are not None."""
-    return {name: value for name, value in vars(hyper or MetaConfig()).items() if value is not None}
 
 
 def make_model(
@@ -269,7 +175,7 @@ def train(
     counter = EnvStepsCallback(env_steps)
     recorder = _Recorder(counter, max(1, env_steps // points), progress)
     writers: list[KVWriter] = [EnvStepsWriter(log, counter)] if log else []
-    model.set_logger(SB3Logger(None, writers))  # type: ignore[arg-type]  # any KVWriter will do
+    model.set_logger(SB3Logger(None, writers))
     durations = [DurationCallback()] if isinstance(model, PPO) else []
     if isinstance(model, DQN):
         _explore_by_env_steps(model, counter, env_steps)
@@ -279,9 +185,8 @@ def train(
     model.learn(
         env_steps,
         callback=[*durations, counter, recorder, *callbacks],
-        log_interval=None,  # type: ignore[arg-type]  # documented in SB3's loops
+        log_interval=None,  # type: ignore[arg-type]  # SB3's loops take it, its signatures do not
     )
-    recorder.point()
     return Stats(
         env_steps=counter.env_steps,
         decisions=model.num_timesteps,
@@ -295,7 +200,7 @@ def train(
 def _explore_by_env_steps(model: DQN, counter: EnvStepsCallback, budget: int) -> None:
     """Let epsilon fall over environment steps: the number of decisions is not known beforehand."""
     falling = LinearSchedule(1.0, model.exploration_final_eps, model.exploration_fraction)
-    model.exploration_schedule = lambda _: falling(max(0.0, 1 - counter.env_steps / budget))  # type: ignore[assignment]
+    model.exploration_schedule = lambda _: falling(max(0.0, 1 - counter.env_steps / budget))
 
 
 class EnvStepsWriter(KVWriter):
@@ -316,7 +221,7 @@ class EnvStepsWriter(KVWriter):
         values = {
             key: float(value)
             for key, value in key_values.items()
-            if "tensorboard" not in key_excluded[key] and np.isscalar(value)
+            if "tensorboard" not in key_excluded[key] and isinstance(value, NUMBERS)
         }
         if "time/fps" in values:  # SB3's counts decisions
             values["time/fps"] = steps / max(time.monotonic() - self._start, 1e-9)
@@ -329,12 +234,10 @@ class EnvStepsWriter(KVWriter):
 class _Recorder(BaseCallback):
     """Keeps the learning curve and makes SB3 write its logs every `interval` environment steps."""
 
-    def __init__(
-        self, counter: EnvStepsCallback, interval: int, progress: Progress | None
-    ) -> None:
+    def __init__(self, counter: EnvStepsCallback, interval: int, progress: Progress | None) -> None:
         super().__init__()
         self._counter, self._interval, self._progress = counter, interval, progress
-        self._next = interval
+        self._next, self._dumped = interval, 0
         self._returns: deque[float] = deque(maxlen=WINDOW)
         self._successes: deque[bool] = deque(maxlen=WINDOW)
         self._lengths: deque[int] = deque(maxlen=WINDOW)  # steps of the latest decisions
@@ -352,8 +255,11 @@ class _Recorder(BaseCallback):
         if self._counter.env_steps >= self._next:
             self._next = self._counter.env_steps + self._interval
             self.point()
-            self.model.dump_logs()  # type: ignore[attr-defined]  # of both families, not of the base
         return True
+
+    def _on_training_end(self) -> None:
+        if self._dumped < self._counter.env_steps:
+            self.point()
 
     def _end_episode(self, info: Mapping[str, Any]) -> None:
         self.episodes += 1
@@ -364,22 +270,22 @@ class _Recorder(BaseCallback):
                 self.first_success = self._counter.env_steps
 
     def point(self) -> None:
-        """Add a point to the curve, once an episode has ended."""
-        steps = self._counter.env_steps
-        if not self._returns or (self.curve and self.curve[-1].env_steps == steps):
-            return
-        success = float(np.mean(self._successes)) if self._successes else None
-        self.curve.append(Point(steps, success, float(np.mean(self._returns))))
+        """Write the logs, and add a point to the curve once an episode has ended."""
+        steps = self._dumped = self._counter.env_steps
         latest = {
-            "meta/episode_return": self.curve[-1].episode_return,
             "meta/decision_steps": float(np.mean(self._lengths)),
             "meta/decisions": float(self.num_timesteps),
             "meta/episodes": float(self.episodes),
         }
-        if success is not None:
-            latest["meta/success_rate"] = success
+        if self._returns:
+            success = float(np.mean(self._successes)) if self._successes else None
+            self.curve.append(Point(steps, success, float(np.mean(self._returns))))
+            latest["meta/episode_return"] = self.curve[-1].episode_return
+            if success is not None:
+                latest["meta/success_rate"] = success
         for key, value in latest.items():
             self.logger.record(key, value)
+        self.model.dump_logs()
         if self._progress:
             self._progress(steps, latest)
 
@@ -398,7 +304,7 @@ def save_policy(policy: Policy, folder: Path, about: Mapping[str, Any]) -> Path:
         "observation_dim": spaces.flatdim(observation),
         "discrete": discrete,
         "action_dim": spaces.flatdim(action),
-        "hidden": list(policy.net_arch),  # type: ignore[arg-type]  # of each class, not of the base
+        "hidden": [int(width) for width in policy.net_arch],  # type: ignore[union-attr]
         "policy": policy.state_dict(),
         "about": dict(about),
     }

@@ -319,6 +319,6 @@ class Replay:
     def _is_first(self, rows: Ints) -> Bools:
         """Whether a row begins its episode; unknown, so False, where its predecessor is gone."""
         step, env = self._place(rows)
-        before = self._last[self._row(step - 1, env)]
-        first: Bools = (step == 0) | ((step > self._oldest) & (before == step - 1))
+        # A predecessor that was overwritten has a `last` of at least its new step: never step - 1.
+        first: Bools = (step == 0) | (self._last[self._row(step - 1, env)] == step - 1)
         return first

@@ -6,8 +6,8 @@ SB3 knows one gamma per decision, which is wrong whenever an episode ends inside
 every decision carries its own discount, reported by the environment as
 `info["skill"] = {"duration": tau, "discount": gamma^tau}`:
 
-- SAC, TD3 and DQN multiply the bootstrap by a batch's `discounts` if there are any (SB3 >= 2.7, made
-  for n-step returns); `SMDPReplayBuffer` fills them in.
+- SAC, TD3 and DQN multiply the bootstrap by a batch's `discounts` if there are any (SB3 >= 2.7,
+  made for n-step returns); `SMDPReplayBuffer` fills them in.
 - PPO and A2C read a rollout buffer; `SMDPRolloutBuffer` estimates advantages with one discount per
   decision, handed over by `DurationCallback` (SB3 calls callbacks just before it fills the buffer).
 
@@ -37,7 +37,9 @@ class SMDPReplayBuffer(ReplayBuffer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.optimize_memory_usage:
-            raise UsageError("SMDPReplayBuffer keeps both observations: drop optimize_memory_usage.")
+            raise UsageError(
+                "SMDPReplayBuffer keeps both observations: drop optimize_memory_usage."
+            )
         self.discounts = np.zeros_like(self.rewards)  # (T, N)
 
     def add(
@@ -98,18 +100,18 @@ class SMDPRolloutBuffer(RolloutBuffer):
     ) -> None:
         """Store one decision of every environment."""
         if self._announced is None:
-            raise UsageError("SMDPRolloutBuffer knows no durations: pass DurationCallback() to learn.")
+            raise UsageError(
+                "SMDPRolloutBuffer knows no durations: pass DurationCallback() to learn."
+            )
         earned, discounts = self._announced
         self._announced = None
         self.discounts[self.pos] = discounts
         # Where a time limit cut the episode, SB3 has added gamma V(final observation) with the
-        # model's one gamma; the decision was cut too, so it is this decision's discount that counts.
+        # model's one gamma; the decision was cut too, so it is its own discount that counts.
         reward = earned + (reward - earned) * (discounts / self.gamma)
         super().add(obs, action, reward, episode_start, value, log_prob)
 
-    def compute_returns_and_advantage(
-        self, last_values: torch.Tensor, dones: np.ndarray
-    ) -> None:
+    def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: np.ndarray) -> None:
         """GAE (Schulman et al. 2016) with delta_t = R_t + gamma^tau_t V_{t+1} - V_t."""
         going_on = 1 - np.vstack([self.episode_starts[1:], dones])  # (T, N)
         next_values = np.vstack([self.values[1:], last_values.flatten().numpy(force=True)])
@@ -123,7 +125,7 @@ class SMDPRolloutBuffer(RolloutBuffer):
 
 
 class DurationCallback(BaseCallback):
-    """Hands rewards and discounts of every decision to the `SMDPRolloutBuffer` before SB3 fills it."""
+    """Tells an `SMDPRolloutBuffer` rewards and discounts of the decisions that come next."""
 
     def _init_callback(self) -> None:
         buffer = getattr(self.model, "rollout_buffer", None)

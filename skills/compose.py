@@ -13,7 +13,6 @@ from typing import Annotated, Literal
 
 from etude.agents.meta import (
     Callbacks,
-    MetaConfig,
     Policy,
     Progress,
     Stats,
@@ -22,6 +21,7 @@ from etude.agents.meta import (
     save_policy,
     train,
 )
+from etude.agents.meta_config import MetaConfig
 from etude.config import Config, Range, from_dict, to_dict
 from etude.envs.registry import make_vec, spec
 from etude.errors import LibraryError
@@ -116,7 +116,9 @@ def compose(
     """
     if not isinstance(library, SkillLibrary):
         library = SkillLibrary.load(library)
-    return _learn(LibraryLevel(library), task, config, log, progress, callbacks)
+    return _learn(
+        LibraryLevel.for_spec(library, spec(task)), task, config, log, progress, callbacks
+    )
 
 
 def flat(
@@ -178,7 +180,9 @@ def load_trained(run: Path, library: SkillLibrary | str | Path | None = None) ->
             f"{_name(_identity(library))}: give it that."
         )
     task = about["task"]
-    level = LibraryLevel(library) if library else PrimitiveLevel(spec(task).action_dim)
+    level: LowLevel = PrimitiveLevel(spec(task).action_dim)
+    if library is not None:
+        level = LibraryLevel.for_spec(library, spec(task))
     return Trained(
         policy,
         Scaling(**about["scaling"]),
@@ -190,7 +194,9 @@ def load_trained(run: Path, library: SkillLibrary | str | Path | None = None) ->
 
 
 def _identity(library: SkillLibrary | None) -> dict[str, str] | None:
-    return library and {"name": library.name, "id": library.id, "set": library.set}
+    if library is None:
+        return None
+    return {"name": library.name, "id": library.id, "set": library.set}
 
 
 def _name(identity: dict[str, str] | None) -> str:

@@ -117,7 +117,9 @@ class Discovery:
         )
         self.env_spec = self.venv.env_spec
         if self.env_spec.obs_mean is None or self.env_spec.obs_std is None:
-            raise UsageError(f'environment "{config.env}" names no normaliser: give its spec obs_mean.')
+            raise UsageError(
+                f'environment "{config.env}" names no normaliser: give its spec obs_mean.'
+            )
         self.normaliser = Normaliser(self.env_spec.obs_mean, self.env_spec.obs_std)
         fields = self.env_spec.slices()
         spec = Spec(fields, self.env_spec.obs_dim, self.env_spec.action_dim)
@@ -146,7 +148,9 @@ class Discovery:
         self.steps = self.updates = 0
         self.seconds = 0.0
         self.metrics: dict[str, float] = {}
-        self.collected = np.zeros((loop.num_envs, loop.episode_steps + 1, len(self.env_spec.descriptor)))
+        self.collected = np.zeros(
+            (loop.num_envs, loop.episode_steps + 1, len(self.env_spec.descriptor))
+        )
 
     @property
     def space(self) -> SkillSpace:
@@ -173,7 +177,9 @@ class Discovery:
             self.metrics = self.learn()
         elapsed = time.perf_counter() - start
         self.seconds += elapsed
-        self.metrics["time/fps"] = self.config.loop.num_envs * self.config.loop.episode_steps / elapsed
+        self.metrics["time/fps"] = (
+            self.config.loop.num_envs * self.config.loop.episode_steps / elapsed
+        )
 
     def collect(self) -> None:
         """One episode of `episode_steps` steps in every environment, into the replay."""

@@ -29,6 +29,7 @@ import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import TimeLimit
 
+import etude.envs  # noqa: F401  registers our names with Gymnasium, in worker processes too
 from etude.errors import LibraryError, UsageError, unknown
 from etude.skills.field_maps import Env, FieldMap, action_differences
 from etude.skills.library import SkillLibrary
@@ -84,14 +85,7 @@ class SkillEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             _disable_deepcopy=True,
         )
         gymnasium.Wrapper.__init__(self, env)
-        if not (isinstance(k, int | np.integer) and k >= 1):
-            raise UsageError(f"k = {k!r} steps per decision: choose a whole number >= 1.")
-        if not 0 < gamma <= 1:
-            raise UsageError(f"gamma = {gamma!r} per environment step: choose a number in (0, 1].")
-        if reward not in get_args(Reward):
-            raise unknown("reward of a decision", str(reward), get_args(Reward))
-        if smdp not in get_args(Smdp):
-            raise unknown("smdp mode", str(smdp), get_args(Smdp))
+        _check_settings(k, gamma, reward, smdp)
         loaded = library if isinstance(library, SkillLibrary) else SkillLibrary.load(library)
         self.library, self.k, self.gamma = loaded, int(k), float(gamma)
         self.reward_mode, self.smdp = reward, smdp
@@ -157,6 +151,17 @@ class SkillEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
                 return sum(rewards) / len(rewards)
             case "last":
                 return rewards[-1]
+
+
+def _check_settings(k: int, gamma: float, reward: str, smdp: str) -> None:
+    if not (isinstance(k, int | np.integer) and k >= 1):
+        raise UsageError(f"k = {k!r} steps per decision: choose a whole number >= 1.")
+    if not 0 < gamma <= 1:
+        raise UsageError(f"gamma = {gamma!r} per environment step: choose a number in (0, 1].")
+    if reward not in get_args(Reward):
+        raise unknown("reward of a decision", str(reward), get_args(Reward))
+    if smdp not in get_args(Smdp):
+        raise unknown("smdp mode", str(smdp), get_args(Smdp))
 
 
 def _warn_without_time_limit(env: Env) -> None:

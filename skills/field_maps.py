@@ -57,7 +57,8 @@ class FieldMap:
         lines = differences(library.env, found) + action_differences(env, library)
         if not from_simulator:
             lines += _observation_differences(env, found)
-        _refuse(lines, library, str(env.unwrapped.spec.id if env.unwrapped.spec else env.unwrapped))
+        registered = env.unwrapped.spec
+        _refuse(lines, library, registered.id if registered else str(found["id"]))
         return cls(_columns(found, library), from_simulator)
 
     @classmethod

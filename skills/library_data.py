@@ -147,7 +147,7 @@ def differences(skills: Mapping[str, Any], env: Mapping[str, Any]) -> list[str]:
     its own affair. A constant may differ if the environment declares it: one of its `changes` then
     begins with the constant's name, such as "gear 150 -> 30" ("geoms …" stands for the XML).
     """
-    changes = {str(change).split()[0] for change in env.get("changes") or () if change}
+    changes = {str(change).split()[0].strip(":,") for change in env.get("changes") or () if change}
     lines = []
     for key in ("body", "action_dim", "dt"):
         if not _same(skills.get(key), env.get(key)):

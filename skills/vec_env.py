@@ -26,8 +26,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
 from etude.envs.engine import BatchedEnv
+from etude.envs.spec import EnvSpec
 from etude.errors import UsageError
 from etude.skills.controllers.base import Scaling
+from etude.skills.field_maps import FieldMap
 from etude.skills.library import SkillLibrary
 
 Discounting = Literal["exact", "per_decision"]
@@ -49,11 +51,22 @@ class LowLevel(Protocol):
         """Actions (n, A) from raw body observations (n, O) and commands (n, C)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LibraryLevel:
     """Commands are skills of a library."""
 
     library: SkillLibrary
+    columns: np.ndarray | None = None
+    """Entries of the body observation in the library's order; None: they are in order."""
+
+    @classmethod
+    def for_spec(cls, library: SkillLibrary, spec: EnvSpec) -> LibraryLevel:
+        """The library's skills in an environment, which is compared with theirs.
+
+        Raises:
+            LibraryError: it is not what the skills were made for; lists the differences.
+        """
+        return cls(library, FieldMap.for_spec(spec.to_json(), library).columns)
 
     @property
     def action_space(self) -> spaces.Space[Any]:
@@ -66,7 +79,8 @@ class LibraryLevel:
 
     def act(self, body_obs: np.ndarray, command: np.ndarray) -> np.ndarray:
         """The library's deterministic action."""
-        return self.library.act(body_obs, command)
+        seen = body_obs if self.columns is None else body_obs[:, self.columns]
+        return self.library.act(seen, command)
 
 
 @dataclass(frozen=True)
@@ -241,7 +255,9 @@ class SkillVecEnv(VecEnv):
         **method_kwargs: Any,
     ) -> list[Any]:
         """Refused: the environments are rows of one simulator."""
-        raise UsageError(f"cannot call {method_name} here: call it on `venv`, for all environments.")
+        raise UsageError(
+            f"cannot call {method_name} here: call it on `venv`, for all environments."
+        )
 
     def env_is_wrapped(
         self, wrapper_class: type[Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None

@@ -1,7 +1,9 @@
 """What a controller is: something that looks at a task and names the skills to use next.
 
 A controller sees raw observations, task fields included, of N environments at once, and is asked
-again whenever a skill has been held for its k steps. Shapes: N environments, O observation, Z skill.
+again whenever a skill has been held for its k steps.
+
+Shapes: N environments, O observation, Z skill.
 """
 
 from __future__ import annotations

@@ -45,7 +45,5 @@ class TrainedController:
 
     def act(self, obs: np.ndarray) -> np.ndarray:
         """The commands (N, C): skills of a library, or primitive actions."""
-        choice, _ = self._policy.predict(
-            self.scaling(obs), deterministic=self.deterministic
-        )
+        choice, _ = self._policy.predict(self.scaling(obs), deterministic=self.deterministic)
         return self._command(choice)

@@ -76,23 +76,18 @@ def test_the_sources_have_code_presets_and_types() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ours_first", [True, False], ids=["ours first", "theirs first"])
-def test_the_wheel_lives_beside_its_namesakes(
-    wheel: Path, tmp_path: Path, ours_first: bool
-) -> None:
+def test_the_wheel_lives_beside_its_namesakes(wheel: Path, tmp_path: Path) -> None:
+    """Hugging Face `evaluate` and `openai-agents` survive us, in either order of installation."""
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
-    site = Path(
-        call(
-            python, "-c", "import sysconfig as s; print(s.get_path('purelib'))", cwd=tmp_path
-        ).strip()
-    )
-    # the dependencies of the environment that runs this test, without its packages' .pth files
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    install = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    steps = [(*install, "--no-deps", wheel), (*install, "evaluate", "openai-agents")]
-    for step in steps if ours_first else reversed(steps):
-        call(*step, cwd=tmp_path)
-    call(python, "-c", IMPORT_ALL.format(site=str(site)), cwd=tmp_path)
-    call(python, "-m", "pip", "uninstall", "--yes", "--quiet", "etude-rl", cwd=tmp_path)
-    call(python, "-c", "import agents, evaluate; agents.Agent, evaluate.load", cwd=tmp_path)
+    site = call(python, "-c", "import sysconfig as s; print(s.get_path('purelib'))", cwd=tmp_path)
+    # our dependencies come from the environment of this test, but not what its .pth files add
+    Path(site.strip(), "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    pip = (python, "-m", "pip", "--quiet", "--disable-pip-version-check")
+    for namesakes in (("evaluate", "openai-agents"), ()):  # we come first, then last
+        call(*pip, "install", "--no-deps", wheel, cwd=tmp_path)
+        if namesakes:
+            call(*pip, "install", *namesakes, cwd=tmp_path)
+        call(python, "-c", IMPORT_ALL.format(site=site.strip()), cwd=tmp_path)
+        call(*pip, "uninstall", "--yes", "etude-rl", cwd=tmp_path)
+        call(python, "-c", "import agents, evaluate; agents.Agent, evaluate.load", cwd=tmp_path)

@@ -115,14 +115,16 @@ def test_set_state_of_some_leaves_the_others() -> None:
     assert env.elapsed.tolist() == [5, 0, 5, 0]
 
 
-@pytest.mark.parametrize("env_id", ROBOTS)
-def test_only_active_environments_step(env_id: str) -> None:
-    """What an environment goes through does not depend on when the others step."""
-    masked, whole = (make_vec(env_id, N, seed=5, max_steps=12) for _ in range(2))
+@pytest.mark.parametrize(
+    ("env_id", "steps"), [("ant", 12), ("half-cheetah", 12), ("ant-multi-goal", 60)]
+)
+def test_only_active_environments_step(env_id: str, steps: int) -> None:
+    """What an environment goes through, goals included, does not depend on when others step."""
+    masked, whole = (make_vec(env_id, N, seed=5, max_steps=steps) for _ in range(2))
     masked.reset()
     whole.reset()
     rng = np.random.default_rng(1)
-    for action in actions(masked, 12):
+    for action in actions(masked, steps):
         rewards = whole.step(action)[1]
         pending, gained = np.ones(N, dtype=bool), np.zeros(N)
         while pending.any():
@@ -175,7 +177,18 @@ def test_actions_are_clipped() -> None:
     wild.reset()
     tame.reset()
     action = 3 * actions(wild, 1)[0]
-    np.testing.assert_array_equal(wild.step(action)[0], tame.step(action.clip(-1, 1))[0])
+    for one, other in zip(wild.step(action)[:2], tame.step(action.clip(-1, 1))[:2], strict=True):
+        np.testing.assert_array_equal(one, other)  # the reward charges the clipped action too
+
+
+def test_success_is_that_of_the_step() -> None:
+    body, task = registry.build("half-cheetah-goal")
+    env = BatchedEnv(body, task, 2, seed=0, autoreset=False)
+    env.reset()
+    env._task_state[:, 0] = (0.0, 90.0)  # the first goal is in reach of the start
+    action, second = np.zeros((2, 6), np.float32), np.array([False, True])
+    assert env.step(action)[4]["is_success"].tolist() == [True, False]
+    assert env.step(action, second)[4]["is_success"].tolist() == [False, False]
 
 
 def test_time_limit_can_be_switched_off() -> None:

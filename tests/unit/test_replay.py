@@ -39,23 +39,15 @@ class World:
         self.p_end, self.p_skill = p_end, p_skill
         self.seen: list[list[Seen]] = [[] for _ in range(replay.num_envs)]
 
-    def step(self, terminated: np.ndarray | None = None) -> None:
+    def step(self) -> None:
         n, t = self.replay.num_envs, len(self.seen[0])
         ends = self.rng.random((2, n)) < self.p_end
-        if terminated is not None:
-            ends[0], ends[1] = terminated, False
         for env in range(n):
             self.seen[env].append(self._next(env, t, bool(ends[0, env]), bool(ends[1, env])))
         now = [column[-1] for column in self.seen]
         obs = np.array([[s.step, s.env] for s in now], np.float32)
-        self.replay.add(
-            obs,
-            obs[:, :1] + 0.25,
-            obs + 0.5,
-            np.array([[s.skill] for s in now], np.float32),
-            ends[0],
-            ends[1],
-        )
+        skill = np.array([[s.skill] for s in now], np.float32)
+        self.replay.add(obs, obs[:, :1] + 0.25, obs + 0.5, skill, *ends)
 
     def _next(self, env: int, t: int, terminated: bool, truncated: bool) -> Seen:
         if not self.seen[env]:

@@ -65,7 +65,7 @@ def test_policy_layers_are_the_deterministic_policy() -> None:
 
 
 def test_act_is_stochastic_unless_asked_and_bounded() -> None:
-    sac = make(double=False)
+    sac = make()
     obs, skill = torch.zeros(1000, O), torch.zeros(1000, Z)
     actions, mode = sac.act(obs, skill), sac.act(obs, skill, deterministic=True)
     assert actions.shape == mode.shape == (1000, A)
@@ -163,7 +163,7 @@ def test_checkpoint_continues_bit_for_bit(changes: dict[str, Any], tmp_path: Pat
 
 
 def test_a_fresh_agent_can_be_restored() -> None:
-    sac, other = make(double=False), make(seed=1)
+    sac, other = make(), make(seed=1)
     other.restore(sac.checkpoint())
     zeros = torch.zeros(3, O), torch.zeros(3, Z)
     assert torch.equal(sac.act(*zeros), other.act(*zeros))

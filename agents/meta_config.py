@@ -1,0 +1,110 @@
+"""Presets of the algorithms that choose skills, as data, tuned for few decisions.
+
+A million environment steps are 40,000 decisions of 25 steps, so rollouts and networks are small and
+every decision is learnt from often. With k = 1 there are as many decisions as steps, and values
+close to stable-baselines3's own take over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from etude.config import Config, Range, replace
+from etude.errors import UsageError, unknown
+
+
+@dataclass(frozen=True)
+class MetaConfig(Config):
+    """Settings of an algorithm over skills; None takes the preset of the algorithm."""
+
+    hidden: tuple[Annotated[int, Range(1)], ...] | None = None
+    """widths of the hidden layers, of actor and critic each"""
+    learning_rate: Annotated[float, Range(0, 1, open_low=True)] | None = None
+    """step size of Adam"""
+    batch_size: Annotated[int, Range(2)] | None = None
+    """decisions in a batch; PPO takes the largest divisor of a rollout up to this"""
+    ent_coef: Annotated[float, Range(0, open_low=True)] | None = None
+    """PPO: weight of the entropy; SAC: temperature to start from, it tunes itself"""
+    rollout: Annotated[int, Range(2)] | None = None
+    """PPO: decisions, of all environments together, between two updates"""
+    epochs: Annotated[int, Range(1)] | None = None
+    """PPO: passes over each rollout"""
+    gae_lambda: Annotated[float, Range(0, 1)] | None = None
+    """PPO: decay of the advantage estimate, per decision"""
+    updates_per_decision: Annotated[float, Range(0, open_low=True)] | None = None
+    """SAC, DQN: gradient steps per decision, of whichever environment"""
+    learning_starts: Annotated[int, Range(0)] | None = None
+    """SAC, DQN: random decisions before the first update"""
+    buffer_size: Annotated[int, Range(1)] | None = None
+    """SAC, DQN: decisions kept"""
+    tau: Annotated[float, Range(0, 1, open_low=True)] | None = None
+    """SAC: share of the critic that its target takes over with every update"""
+    target_period: Annotated[int, Range(1)] | None = None
+    """DQN: decisions between two copies of the network into its target"""
+    exploration: Annotated[float, Range(0, 1)] | None = None
+    """DQN: share of training over which random choices fall from 1 to `exploration_final`"""
+    exploration_final: Annotated[float, Range(0, 1)] | None = None
+    """DQN: share of random choices left"""
+
+
+PRESETS: dict[str, MetaConfig] = {
+    "ppo": MetaConfig(
+        hidden=(64, 64),
+        learning_rate=3e-4,
+        batch_size=128,
+        ent_coef=0.01,  # METRA's downstream controller
+        rollout=1024,
+        epochs=10,
+        gae_lambda=0.95,
+    ),
+    "sac": MetaConfig(
+        hidden=(128, 128),
+        learning_rate=3e-4,
+        batch_size=256,
+        ent_coef=0.1,
+        updates_per_decision=1.0,
+        learning_starts=200,
+        buffer_size=200_000,
+        tau=0.005,
+    ),
+    "dqn": MetaConfig(
+        hidden=(128, 128),
+        learning_rate=5e-4,
+        batch_size=256,
+        updates_per_decision=1.0,
+        learning_starts=200,
+        buffer_size=200_000,
+        target_period=500,
+        exploration=0.3,
+        exploration_final=0.05,
+    ),
+}
+
+
+PRIMITIVE: dict[str, MetaConfig] = {
+    "ppo": MetaConfig(rollout=2048, ent_coef=0.001),
+    "sac": MetaConfig(hidden=(256, 256), learning_starts=10_000, buffer_size=1_000_000),
+}
+"""What differs where every step is a decision (k = 1), of which there are then many; after SB3."""
+
+
+def settings(algo: str, k: int, hyper: MetaConfig | None = None) -> MetaConfig:
+    """The preset of `algo` for decisions of k steps, with the values that `hyper` names.
+
+    Raises:
+        UsageError: an unknown algorithm, or a value that it has no use for.
+    """
+    if algo not in PRESETS:
+        raise unknown("algorithm", algo, PRESETS)
+    preset = replace(PRESETS[algo], _named(PRIMITIVE.get(algo)) if k == 1 else {})
+    given = _named(hyper)
+    for name in given:
+        if getattr(preset, name) is None:
+            raise UsageError(f"{algo} has no use for {name}: it takes {', '.join(_named(preset))}.")
+    return replace(preset, given)
+
+
+def _named(hyper: MetaConfig | None) -> dict[str, Any]:
+    """The values that are not None."""
+    return {name: value for name, value in vars(hyper or MetaConfig()).items() if value is not None}

@@ -1,0 +1,225 @@
+"""Episodes for measuring: skills on their body, and controllers on their task, all at once.
+
+Every episode has an environment of its own in one `BatchedEnv` and a fixed seed, so that two
+policies meet the same starts and goals. An episode that ends early waits for the others.
+
+Shapes: M episodes, T steps, D descriptor, O observation, Z skill, C command, A action.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from etude.envs import registry
+from etude.envs.engine import BatchedEnv
+from etude.envs.spec import EnvSpec
+from etude.errors import LibraryError, UsageError
+from etude.skills.controllers.base import Controller
+from etude.skills.library import SkillLibrary
+from etude.skills.spaces import Discrete, SkillSpace
+from etude.skills.vec_env import LowLevel
+
+EPISODES, STEPS = 48, 200
+"""Evaluation of skills (METRA's released code)."""
+TASK_EPISODES, TASK_SEED = 50, 10_000
+"""Evaluation of controllers: episodes with seeds 10,000 to 10,049, which training never sees."""
+
+
+class Skills(Protocol):
+    """Something with skills to act out: a `SkillLibrary`, or a run's `Snapshot`."""
+
+    @property
+    def space(self) -> SkillSpace:
+        """The skills."""
+
+    def act(self, obs: np.ndarray, z: np.ndarray) -> np.ndarray:
+        """Deterministic actions (M, A) of skills (M, Z) at raw body observations (M, O)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rollouts:
+    """Episodes of skills; after an early end, the last place and state are repeated."""
+
+    env_spec: EnvSpec
+    skills: np.ndarray
+    """z of each episode, (M, Z)"""
+    paths: np.ndarray
+    """descriptors from the start to the end, (M, T+1, D)"""
+    obs: np.ndarray
+    """raw body observations, (M, T+1, O)"""
+    lengths: np.ndarray
+    """steps of each episode, (M,)"""
+
+
+@dataclass(frozen=True, eq=False)
+class TaskRollouts:
+    """Episodes of a controller on a task."""
+
+    env_spec: EnvSpec
+    k: int
+    """steps for which a command is held"""
+    success: np.ndarray | None
+    """whether the task was solved at the end, (M,); None where the task has no such notion"""
+    returns: np.ndarray
+    """undiscounted sum of the task's rewards, (M,)"""
+    lengths: np.ndarray
+    """steps of each episode, (M,)"""
+    paths: np.ndarray
+    """descriptors from the start to the end, then the end repeated, (M, T+1, D)"""
+    commands: np.ndarray
+    """skill or action of every decision, NaN once the episode is over, (M, ceil(T/k), C)"""
+
+    @property
+    def success_rate(self) -> float | None:
+        """Share of episodes with success."""
+        return None if self.success is None else float(self.success.mean())
+
+
+def published_skills(space: SkillSpace, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Skills (n, Z) to evaluate as METRA does: discrete ones as evenly as possible, else p(z)."""
+    return space.even(n) if isinstance(space, Discrete) else space.sample(rng, n)
+
+
+def check_body(skills: Skills, spec: EnvSpec) -> None:
+    """Raise LibraryError where a library's skills belong to another body than that of `spec`."""
+    if isinstance(skills, SkillLibrary) and skills.env["body"] != spec.body:
+        raise LibraryError(
+            f'the skills of {skills.name} move the body "{skills.env["body"]}", and "{spec.id}" '
+            f'has the body "{spec.body}": choose an environment with the same body.'
+        )
+
+
+def rollout_skills(
+    skills: Skills,
+    env: str | BatchedEnv,
+    *,
+    z: np.ndarray | None = None,
+    episodes: int = EPISODES,
+    steps: int = STEPS,
+    seed: int = 0,
+) -> Rollouts:
+    """Act out one skill per episode, deterministically.
+
+    Args:
+        skills: a library or a snapshot.
+        env: id of the environment, or a vector with an environment for each episode.
+        z: the skills (M, Z); None takes `published_skills`, drawn with `seed`.
+        episodes: how many, where neither `z` nor a vector says so.
+        steps: length of an episode, unless the environment ends it earlier.
+        seed: episode i starts as environment `seed + i` does.
+
+    Raises:
+        LibraryError: the skills belong to another body.
+        UsageError: no such environment, or not one skill per episode.
+    """
+    if isinstance(env, str):
+        count = episodes if z is None else len(z)
+        venv = registry.make_vec(env, count, max_steps=steps)
+        try:
+            return rollout_skills(skills, venv, z=z, steps=steps, seed=seed)
+        finally:
+            venv.close()
+    spec, n = env.env_spec, env.num_envs
+    check_body(skills, spec)
+    if z is None:
+        z = published_skills(skills.space, n, np.random.default_rng(seed))
+    if len(z) != n:
+        raise UsageError(f"{len(z)} skills for {n} environments: give one each.")
+    body = slice(spec.body_dim)
+    obs, _ = env.reset(seed=seed)
+    seen = np.empty((n, steps + 1, spec.body_dim), np.float32)
+    paths = np.empty((n, steps + 1, len(spec.descriptor)))
+    seen[:, 0], paths[:, 0] = obs[:, body], env.descriptor()
+    lengths, active = np.zeros(n, np.int64), np.ones(n, dtype=bool)
+    for t in range(steps):
+        action = skills.act(obs[:, body], z)
+        obs, _, terminated, truncated, infos = env.step(action, active)
+        after = infos["final_obs_array"][:, body], infos["descriptor"]
+        for record, now in zip((seen, paths), after, strict=True):
+            record[:, t + 1] = np.where(active[:, None], now, record[:, t])
+        lengths += active
+        active = active & ~(terminated | truncated)
+        if not active.any():
+            break
+    end = int(lengths.max()) + 1
+    return Rollouts(spec, z, paths[:, :end], seen[:, :end], lengths)
+
+
+def rollout_task(
+    task: str,
+    level: LowLevel,
+    controller: Controller,
+    k: int,
+    *,
+    episodes: int = TASK_EPISODES,
+    seed: int = TASK_SEED,
+) -> TaskRollouts:
+    """Let a controller choose a command every k steps until its episode ends.
+
+    Args:
+        task: id of the environment.
+        level: what turns commands into actions: a library's skills, or nothing.
+        controller: chooses commands from raw observations, task fields included.
+        k: steps for which a command is held; 1 asks at every step.
+        episodes: how many.
+        seed: episode i is environment `seed + i`.
+
+    Raises:
+        UsageError: no such task, or k below 1.
+    """
+    if k < 1:
+        raise UsageError(f"k = {k}: choose 1 or more steps per decision.")
+    venv = registry.make_vec(task, episodes)
+    try:
+        return _Episode(venv, level, controller, k, seed).run()
+    finally:
+        venv.close()
+
+
+class _Episode:
+    """One episode in every environment of a vector, with its records."""
+
+    def __init__(
+        self, venv: BatchedEnv, level: LowLevel, controller: Controller, k: int, seed: int
+    ) -> None:
+        self.venv, self.level, self.controller, self.k = venv, level, controller, k
+        spec, n = venv.env_spec, venv.num_envs
+        self.body = spec.body_dim
+        self.obs, _ = venv.reset(seed=seed)
+        controller.reset(self.obs)
+        self.active = np.ones(n, dtype=bool)
+        self.returns, self.lengths = np.zeros(n), np.zeros(n, np.int64)
+        self.success: np.ndarray | None = None
+        self.path = [venv.descriptor()]
+        self.commands: list[np.ndarray] = []
+
+    def run(self) -> TaskRollouts:
+        """Decide and act until every episode has ended."""
+        while self.active.any():
+            command = np.asarray(self.controller.act(self.obs), np.float32)
+            self.commands.append(np.where(self.active[:, None], command, np.nan))
+            for _ in range(self.k):
+                self.step(command)
+                if not self.active.any():
+                    break
+        paths, commands = np.stack(self.path, axis=1), np.stack(self.commands, axis=1)
+        spec = self.venv.env_spec
+        return TaskRollouts(spec, self.k, self.success, self.returns, self.lengths, paths, commands)
+
+    def step(self, command: np.ndarray) -> None:
+        """One step of the episodes that go on."""
+        now = self.active
+        action = np.zeros((len(now), self.venv.env_spec.action_dim), np.float32)
+        action[now] = self.level.act(self.obs[now, : self.body], command[now])
+        self.obs, reward, terminated, truncated, infos = self.venv.step(action, now)
+        self.returns += reward
+        self.lengths += now
+        self.path.append(np.where(now[:, None], infos["descriptor"], self.path[-1]))
+        ended = now & (terminated | truncated)
+        if "is_success" in infos:
+            before = np.zeros(len(now), dtype=bool) if self.success is None else self.success
+            self.success = np.where(ended, infos["is_success"], before)
+        self.active = now & ~ended
