@@ -40,7 +40,7 @@ def _require(venv: BatchedEnv, holds: Any, rule: str) -> None:
 
 def _actions(venv: BatchedEnv, steps: int = STEPS) -> np.ndarray:
     rng = np.random.default_rng(0)
-    return rng.uniform(-1, 1, (steps, *venv.action_space.shape)).astype(np.float32)
+    return rng.uniform(-1, 1, (steps, venv.num_envs, venv.env_spec.action_dim)).astype(np.float32)
 
 
 def _rollout(venv: BatchedEnv, actions: np.ndarray) -> list[np.ndarray]:

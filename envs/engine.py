@@ -175,9 +175,9 @@ class BatchedEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         rows = EVERY if active is None else np.flatnonzero(self._mask(active))
         action, before = self._clipped(actions, rows), self._view.rows(EVERY)
         self._advance(action, rows)
-        reward = np.zeros(self.num_envs)
+        truncated = self._put_back(before)
         terminated = np.zeros(self.num_envs, dtype=bool)
-        truncated = np.zeros(self.num_envs, dtype=bool)
+        reward = np.zeros(self.num_envs)
         view = self._view.rows(rows)
         self._success[:] = False
         terminated[rows] = self._body.terminated(view)
@@ -187,9 +187,7 @@ class BatchedEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             reward[rows], ended, self._success[rows] = self._step_task(view, rows)
             terminated[rows] |= ended
         if self.max_steps:
-            truncated[rows] = self.elapsed[rows] >= self.max_steps
-        if self._diverged.any():
-            truncated |= self._put_back(before)
+            truncated[rows] |= self.elapsed[rows] >= self.max_steps
         self._observe(rows)
         infos = {**self._infos(), "final_obs_array": self._obs.copy()}
         done = terminated | truncated
@@ -291,16 +289,19 @@ class BatchedEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return outcome
 
     def _put_back(self, before: View) -> np.ndarray:
-        """Give diverged simulations the state before the step; their episode is to be cut, (N,)."""
-        broken: np.ndarray = self._diverged.any(axis=1)
-        ids = np.flatnonzero(broken)
-        logger.warning(
-            "%s: the simulation of environment %s diverged; its episode is truncated.",
-            self.env_spec.id,
-            ", ".join(map(str, ids)),
-        )
-        self._restart(ids, before.qpos[ids], before.qvel[ids])
-        return broken
+        """Give diverged simulations the state before the step; their episodes are to be cut, (N,).
+
+        What MuJoCo's own reset leaves behind must become neither observation nor reward.
+        """
+        diverged: np.ndarray = self._diverged.any(axis=1)
+        if diverged.any():
+            ids = np.flatnonzero(diverged)
+            names = ", ".join(map(str, ids))
+            logger.warning(
+                "%s: environment %s diverged; its episode is truncated.", self.env_spec.id, names
+            )
+            self._restart(ids, before.qpos[ids], before.qvel[ids])
+        return diverged
 
     def _observe(self, rows: Rows) -> None:
         view, split = self._view.rows(rows), self.env_spec.body_dim

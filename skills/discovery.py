@@ -21,7 +21,7 @@ from torch import Tensor
 from etude import checkpoint
 from etude.agents.networks import Normaliser
 from etude.agents.replay import Replay
-from etude.agents.sac import SAC
+from etude.agents.sac import SACConfig
 from etude.config import Config, Range, replace
 from etude.envs import registry
 from etude.errors import UsageError
@@ -68,7 +68,7 @@ class DiscoverConfig(Config):
     """environment steps of the whole run"""
     method: LearnerConfig = field(default_factory=LearnerConfig)
     """settings of the learner"""
-    agent: SAC.Config = field(default_factory=SAC.Config)
+    agent: SACConfig = field(default_factory=SACConfig)
     """settings of the agent"""
     loop: LoopConfig = field(default_factory=LoopConfig)
     """settings of collection and updates"""

@@ -223,7 +223,8 @@ def test_divergence_truncates_and_never_teleports(
     env._view.qpos[1, 0] = 50.0
     env._view.qvel[1] = 1e9
     with caplog.at_level(logging.WARNING, logger="etude"):
-        _, _, terminated, truncated, infos = env.step(np.zeros((2, 6), np.float32))
+        _, reward, terminated, truncated, infos = env.step(np.zeros((2, 6), np.float32))
+    assert reward[1] == 0
     assert "environment 1 diverged" in caplog.text
     assert truncated.tolist() == [False, True]
     assert not terminated.any()

@@ -158,7 +158,7 @@ def test_environments_without_names_need_a_field_map(line: SkillLibrary) -> None
         SkillEnv(TimeLimit(Plain(), 10), line)
     env = SkillEnv(TimeLimit(Plain(), 10), line, field_map=lambda obs, info, raw: obs[1:])
     env.reset()
-    np.testing.assert_allclose(env.step(0)[0], [23, 2.5], rtol=1e-6)
+    np.testing.assert_allclose(env.step(0)[0], [23, 1], rtol=1e-6)
     with pytest.raises(LibraryError, match="actions: skills give 1"):
         SkillEnv(gymnasium.make("Pendulum-v1"), line, field_map=lambda obs, info, raw: obs[1:])
 

@@ -98,17 +98,19 @@ class NumpySAC:
         )
         self.critics = [self._critic(state, "critics", e) for e in range(self.c.critics)]
         self.targets = [self._critic(state, "targets", e) for e in range(self.c.critics)]
-        self.log_alpha = state["log_alpha"]
+        self.log_alpha = np.log([self.c.alpha0]).astype(np.float32).astype(np.float64)
         self.critic_adam = NumpyAdam([p for n in self.critics for p in flat(n.layers)], self.c.lr)
         self.actor_adam = NumpyAdam(flat(self.actor.layers), self.c.lr)
         self.alpha_adam = NumpyAdam([self.log_alpha], self.c.alpha_lr)
         self.updates = 0
 
     def _critic(self, state: dict[str, Array], name: str, e: int) -> Net:
+        last = len(self.c.hidden)
+        normed = [self.c.layer_norm] * last + [False]
         return Net(
             [
-                {k: state[key][e] for k, p in PARTS.items() if (key := f"{name}.{p}.{i}") in state}
-                for i in range(len(self.c.hidden) + 1)
+                {k: state[f"{name}.{PARTS[k]}.{i}"][e] for k in (PARTS if normed[i] else "wb")}
+                for i in range(last + 1)
             ]
         )
 
@@ -293,7 +295,7 @@ def test_entropy_enters_the_target_exactly_once_along_w() -> None:
     with_entropy, without = (make(signal_dim=3, entropy_in_target=e) for e in (True, False))
     b = {k: torch.from_numpy(v) for k, v in data(0, 3, ones=False).items()}
     batch, alpha = as_batch({k: v.numpy() for k, v in b.items()}), torch.tensor([0.3]).double()
-    noise_state = without.generator.get_state()
+    noise_state = without.generator.get_state()  # that of both: one seed, one initialisation
     y, y_without = (s._target(batch, b["signal"], b["w"], alpha) for s in (with_entropy, without))
     noise = torch.randn((B, A), generator=seeded().set_state(noise_state), dtype=torch.float64)
     _, log_prob = without.actor.sample(batch.next_obs, batch.skill, noise)

@@ -16,15 +16,16 @@ import tyro
 
 from etude import checkpoint, envs
 from etude.cli import runs
-from etude.cli.evaluate import evaluate_library
 from etude.cli.progress import Progress
 from etude.config import Config, Range, to_dict
 from etude.errors import UsageError
+from etude.evaluate.metrics import effects
 from etude.evaluate.monitor import Monitor
+from etude.evaluate.rollouts import rollout_skills
 from etude.logger import Logger
 from etude.skills import learners, presets
 from etude.skills.discovery import DiscoverConfig, Discovery, preset, read_config
-from etude.skills.export import export
+from etude.skills.export import export, listed
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,22 @@ def discover(run: Discovery, folder: Path, running: Running) -> int:
     if stop.requested:
         print(f"saved at step {run.steps:,}; go on with: python train.py discover --resume {folder}")
         return 128 + int(stop.requested)
-    made = json.loads((folder / "config.json").read_text())["provenance"]
-    library = export(run, folder / "library", made, metrics=monitor.last())
-    evaluate_library(library, folder, env=run.config.env, provenance=made)
-    print(f"library      {library}\nTensorBoard  tensorboard --logdir {folder}\nreport       {folder / 'report.md'}")
+    library = keep(run, folder, monitor)
+    print(f"library      {library}\nTensorBoard  tensorboard --logdir {folder}")
+    from etude.cli.evaluate import report  # the plotting library is needed only now
+
+    print(f"report       {report(library, folder)}")
     return 0
+
+
+def keep(run: Discovery, folder: Path, monitor: Monitor) -> Path:
+    """Export the run's skills, each with what it does, to `folder/library`."""
+    made = json.loads((folder / "config.json").read_text())["provenance"]
+    z = listed(run.space)
+    done = rollout_skills(run.snapshot(), run.config.env, z=z)
+    spec = run.env_spec
+    rows = effects(done.paths, done.skills, spec.cell, spec.descriptor)
+    return export(run, folder / "library", made, monitor.last(), rows)
 
 
 def save(run: Discovery, folder: Path) -> Path:

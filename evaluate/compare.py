@@ -1,0 +1,299 @@
+"""Arms x seeds on one task: do the skills help, and against whom?
+
+Trials run in processes of their own, one thread each. A row goes into `trials.csv` as soon as its
+trial ends, and what stands there is not run again; a trial that fails, or whose process dies, is
+reported and takes no other with it.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from etude.checkpoint import sync
+from etude.envs import registry
+from etude.errors import EtudeError, UsageError, unknown
+from etude.evaluate.arms import ARMS, TrialSpec, run_trial
+from etude.evaluate.rollouts import TASK_EPISODES, check_body
+from etude.skills.compose import ComposeConfig
+from etude.skills.library import SkillLibrary
+
+TRIALS, CURVES = "trials.csv", "curves.csv"
+TEXT = ("trial", "task", "arm", "algo", "library")  # columns that are no numbers
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ETUDE_THREADS")
+
+Progress = Callable[[int, int, str], None]
+"""Called with the trials done, all trials, and a line about the last one."""
+
+logger = logging.getLogger("etude")
+J, R = TypeVar("J"), TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came of a comparison."""
+
+    specs: tuple[TrialSpec, ...]
+    rows: tuple[Mapping[str, Any], ...]
+    """of the trials that ended, in the order of `specs`; values as `run_trial` returns them"""
+    curves: Mapping[str, Sequence[Mapping[str, float]]]
+    """trial -> points with env_steps, success and episode_return, while it learnt"""
+    failures: tuple[tuple[TrialSpec, str], ...]
+    """trials without a result, and why"""
+
+    def values(self, column: str) -> dict[str, list[float]]:
+        """One value per seed of each arm; arms without any are left out."""
+        found: dict[str, list[float]] = {}
+        for row in self.rows:
+            if row[column] is not None:
+                found.setdefault(str(row["arm"]), []).append(float(row[column]))
+        return found
+
+
+def plan(
+    library: str | Path | SkillLibrary,
+    task: str,
+    config: ComposeConfig,
+    *,
+    arms: Sequence[str] = tuple(ARMS),
+    seeds: Sequence[int] = (0, 1, 2),
+    flat_algo: Literal["ppo", "sac"] | None = None,
+    episodes: int = TASK_EPISODES,
+) -> list[TrialSpec]:
+    """The trials of a comparison, seed by seed, so that an early stop leaves all arms alike.
+
+    Args:
+        library: folder, run folder or name of a library, or one that was loaded.
+        task: id of the task.
+        config: budget, k and algorithm of the arms with skills; its seed is replaced.
+        arms: names in `ARMS`.
+        seeds: of training; the episodes that judge are the same for all.
+        flat_algo: algorithm of the arms without skills; None takes that of `config`, or PPO where
+            that one cannot choose continuous actions.
+        episodes: that judge a trial.
+
+    Raises:
+        LibraryError: the library is broken or of another body.
+        UsageError: no such arm or task, or a library that was never written.
+    """
+    source = str(library.path if isinstance(library, SkillLibrary) else library)
+    if not isinstance(library, SkillLibrary):
+        library = SkillLibrary.load(library)
+    if library.path is None:
+        raise UsageError(f"{library.name} is in memory only: write it, trials load it from disk.")
+    check_body(library, registry.spec(task))
+    for arm in arms:
+        if arm not in ARMS:
+            raise unknown("arm", arm, ARMS)
+    cost = int(library.provenance.get("steps", 0))
+    flat_algo = flat_algo or ("ppo" if config.algo == "dqn" else config.algo)
+    first = TrialSpec("", task, source, library.set, library.id, cost, config, flat_algo, episodes)
+    return [
+        replace(first, arm=arm, config=replace(config, seed=seed)) for seed in seeds for arm in arms
+    ]
+
+
+def compare(
+    specs: Sequence[TrialSpec],
+    folder: Path,
+    *,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Run the trials that have no row in `folder/trials.csv` yet.
+
+    Args:
+        specs: from `plan`.
+        folder: gets `trials.csv` and `curves.csv`.
+        workers: processes; None takes one per core, 0 stays in this process.
+        progress: told of every trial that ends.
+
+    Raises:
+        UsageError: the folder holds tables of another version.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    known = {row["trial"] for row in _read(folder / TRIALS)}
+    left = [spec for spec in specs if spec.key not in known]
+    failures, done = [], len(specs) - len(left)
+    for spec, result in run_all(left, run_trial, _cores() if workers is None else workers):
+        done += 1
+        if isinstance(result, BaseException):
+            note = _failure(spec, result)
+            failures.append((spec, note))
+        else:
+            curve = result.pop("curve")
+            _append(folder / CURVES, [{"trial": spec.key, **point} for point in curve])
+            _append(folder / TRIALS, [result])
+            note = _line(result)
+        if progress:
+            progress(done, len(specs), note)
+    return read(specs, folder, failures)
+
+
+def read(
+    specs: Sequence[TrialSpec], folder: Path, failures: Sequence[tuple[TrialSpec, str]] = ()
+) -> Comparison:
+    """The rows and curves in `folder` that belong to `specs`."""
+    rows = {row["trial"]: row for row in _read(folder / TRIALS)}
+    curves: dict[str, list[Mapping[str, float]]] = {}
+    for point in _read(folder / CURVES):
+        # a trial that was cut off between its curve and its row has a second, whole curve
+        points = curves.setdefault(point.pop("trial"), [])
+        if points and points[-1]["env_steps"] >= point["env_steps"]:
+            points.clear()
+        points.append(point)
+    mine = tuple(rows[spec.key] for spec in specs if spec.key in rows)
+    wanted = {row["trial"] for row in mine}
+    kept = {key: points for key, points in curves.items() if key in wanted}
+    return Comparison(tuple(specs), mine, kept, tuple(failures))
+
+
+def run_all(
+    jobs: Sequence[J], function: Callable[[J], R], workers: int
+) -> Iterator[tuple[J, R | BaseException]]:
+    """Run `function(job)` for every job; yields each job with its result, or its error, at its end.
+
+    Each worker is a pool of one process, so that it is known whose process has died.
+
+    Args:
+        jobs: picklable, as the results.
+        function: importable by name.
+        workers: processes; 0 stays in this process.
+    """
+    waiting, idle = deque(jobs), list[Executor]()
+    running: dict[Future[R], tuple[Executor, J]] = {}
+    with _one_thread():
+        try:
+            while waiting or running:
+                while waiting and len(running) < max(1, workers):
+                    executor = idle.pop() if idle else _worker(workers)
+                    job = waiting.popleft()
+                    running[executor.submit(function, job)] = executor, job
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    executor, job = running.pop(future)
+                    error = future.exception()
+                    if isinstance(error, BrokenProcessPool):
+                        executor.shutdown()
+                    else:
+                        idle.append(executor)
+                    yield job, future.result() if error is None else error
+        finally:
+            for executor in (*idle, *(executor for executor, _ in running.values())):
+                executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _worker(workers: int) -> Executor:
+    if workers == 0:
+        return ThreadPoolExecutor(1)
+    spawn = multiprocessing.get_context("spawn")  # forking a process with threads may hang it
+    return ProcessPoolExecutor(1, spawn, _begin)
+
+
+def _begin() -> None:
+    """In a new process: one thread for torch, and no life without the parent."""
+    import torch
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let processes that are started now use one thread each, in every library."""
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _failure(spec: TrialSpec, error: BaseException) -> str:
+    """Why a trial has no result, in a sentence; what is not the user's doing goes into the log."""
+    if isinstance(error, EtudeError):
+        return str(error)
+    if isinstance(error, BrokenProcessPool):
+        return "its process died: it was killed, perhaps for want of memory."
+    logger.warning("trial %s failed", spec.key, exc_info=error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    rate = row["success_rate"]
+    worth = f"return {row['return_mean']:.3g}" if rate is None else f"success {rate:.0%}"
+    return f"{row['arm']}, seed {row['seed']}: {worth} ({row['seconds']:.0f} s)"
+
+
+# ---- tables
+
+
+def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add rows to a CSV file and wait until the disk has them."""
+    if not rows:
+        return
+    is_new = not path.exists()
+    torn = not is_new and not path.read_bytes().endswith(b"\n")
+    with path.open("a", newline="") as file:
+        if torn:
+            file.write("\n")
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerows(rows)
+    sync(path)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a CSV file that `_append` wrote, without those that were cut off."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        {key: value if key in TEXT else _number(value) for key, value in row.items()}
+        for row in rows
+        if None not in row.values()
+    ]
+
+
+def _number(text: str) -> int | float | None:
+    if not text:
+        return None
+    return int(text) if text.lstrip("-").isdigit() else float(text)
