@@ -51,10 +51,10 @@ class MetaConfig(Config):
 PRESETS: dict[str, MetaConfig] = {
     "ppo": MetaConfig(
         hidden=(64, 64),
-        learning_rate=3e-4,
+        learning_rate=1e-3,  # few decisions: a far goal is found some dozen times, not thousands
         batch_size=128,
-        ent_coef=0.01,  # METRA's downstream controller
-        rollout=1024,
+        ent_coef=0.001,  # METRA's 0.01 outweighs a reward that is found once in a hundred episodes
+        rollout=512,
         epochs=10,
         gae_lambda=0.95,
     ),
@@ -83,8 +83,13 @@ PRESETS: dict[str, MetaConfig] = {
 
 
 PRIMITIVE: dict[str, MetaConfig] = {
-    "ppo": MetaConfig(rollout=2048, ent_coef=0.001),
-    "sac": MetaConfig(hidden=(256, 256), learning_starts=10_000, buffer_size=1_000_000),
+    "ppo": MetaConfig(learning_rate=3e-4, rollout=2048),
+    "sac": MetaConfig(
+        hidden=(256, 256),
+        updates_per_decision=1 / 8,
+        learning_starts=10_000,
+        buffer_size=1_000_000,
+    ),
 }
 """What differs where every step is a decision (k = 1), of which there are then many; after SB3."""
 

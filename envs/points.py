@@ -1,8 +1,8 @@
 """A disc among walls: the smallest body in which a skill can be worth having.
 
 The disc slides on two joints and follows a velocity command with a time constant of 0.05 s. Walls
-are rough: whoever presses against one at less than about 63 degrees from its normal sticks
-(friction coefficient 2), so that a command held for long gets stuck in the next corner instead of
+are rough: whoever presses against one at less than about 45 degrees from its normal sticks
+(friction coefficient 1), so that a command held for long gets stuck in the next corner instead of
 sliding round it, and a maze is passed by turning in time, not by luck. A sphere collides in place
 of the drawn cylinder: in the plane it is the same shape, and the engine has a closed form for it.
 """
@@ -19,13 +19,13 @@ from etude.envs.body import Body, View
 from etude.envs.maps import MAZE_LARGE, MAZE_U, OPEN, Map
 from etude.envs.spec import EnvSpec, Field
 
-RADIUS = 0.1
+RADIUS = 0.3
 """Radius of the disc, m."""
 TOP_SPEED = 1.2
 """Speed under a full command, m/s: about 2.9 m in 25 steps."""
 LAG = 0.05
 """Time constant of the velocity command, s; the mass is 1 kg, so the damping is 1 / LAG."""
-FRICTION = 2.0
+FRICTION = 1.0
 """Coulomb friction between disc and wall."""
 START_NOISE = 0.1
 """Half-width of the uniform start position, m."""

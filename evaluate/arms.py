@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -83,6 +83,8 @@ class Arm:
 
     about: str
     find: Callable[[TrialSpec, SkillLibrary], Found]
+    seeded: bool = True
+    """whether the result depends on the seed"""
 
 
 def run_trial(spec: TrialSpec) -> dict[str, Any]:
@@ -97,7 +99,7 @@ def run_trial(spec: TrialSpec) -> dict[str, Any]:
     library = SkillLibrary.load(spec.library, spec.set)
     found = ARMS[spec.arm].find(spec, library)
     made = rollout_task(spec.task, found.level, found.controller, found.k, episodes=spec.episodes)
-    with_skills = isinstance(found.level, LibraryLevel)
+    used = found.level.library if isinstance(found.level, LibraryLevel) else None
     return {
         "trial": spec.key,
         "task": spec.task,
@@ -108,13 +110,13 @@ def run_trial(spec: TrialSpec) -> dict[str, Any]:
         "steps_mean": float(made.lengths.mean()),
         "episodes": spec.episodes,
         "env_steps": found.env_steps,
-        "pretraining_steps": spec.pretraining_steps if with_skills else 0,
+        "pretraining_steps": spec.pretraining_steps if used and used.id else 0,
         "first_success": found.first_success,
         "decisions": found.decisions,
         "algo": found.algo,
         "k": found.k,
-        "effective_skills": effective_skills(made.commands) if with_skills else None,
-        "library": spec.library_id[:12] if with_skills else None,
+        "effective_skills": effective_skills(made.commands) if used else None,
+        "library": (used.id[:12] or "untrained") if used else "none",
         "seconds": round(time.perf_counter() - start, 2),
         "curve": found.curve,
     }
@@ -166,12 +168,16 @@ def _untrained(spec: TrialSpec, library: SkillLibrary) -> Found:
 
 
 def _flat(spec: TrialSpec, library: SkillLibrary, k: int = 1, extra: int = 0) -> Found:
-    """Settings of the arms with skills do not fit another algorithm; the presets do."""
-    config = replace(
-        ComposeConfig(algo=spec.flat_algo, k=k, seed=spec.config.seed),
-        gamma=spec.config.gamma,
-        env_steps=spec.config.env_steps + extra,
-        num_envs=spec.config.num_envs,
+    # `hyper` is left out: it was chosen for the arms with skills
+    given = spec.config
+    config = ComposeConfig(
+        algo=spec.flat_algo,
+        k=k,
+        gamma=given.gamma,
+        env_steps=given.env_steps + extra,
+        num_envs=given.num_envs,
+        seed=given.seed,
+        smdp=given.smdp,
     )
     return _trained(flat(spec.task, config))
 
@@ -230,5 +236,9 @@ ARMS = {
     "random-skill": Arm("holds random skills of the library for k steps", _random_skill),
     "random-action": Arm("holds random actions for k steps", _random_action),
     "best-skill": Arm("holds the one skill that does best in trial episodes", _best_skill),
-    "zero-shot": Arm("points at the goal in the library's features at every step", _zero_shot),
+    "zero-shot": Arm(
+        "points at the goal in the library's features at every step; no learning, no seed",
+        _zero_shot,
+        seeded=False,
+    ),
 }

@@ -104,11 +104,14 @@ def plan(
     for arm in arms:
         if arm not in ARMS:
             raise unknown("arm", arm, ARMS)
-    cost = int(library.provenance.get("steps", 0))
+    cost = int(library.provenance.get("steps") or 0)
     flat_algo = flat_algo or ("ppo" if config.algo == "dqn" else config.algo)
     first = TrialSpec("", task, source, library.set, library.id, cost, config, flat_algo, episodes)
     return [
-        replace(first, arm=arm, config=replace(config, seed=seed)) for seed in seeds for arm in arms
+        replace(first, arm=arm, config=replace(config, seed=seed))
+        for seed in seeds
+        for arm in arms
+        if ARMS[arm].seeded or seed == seeds[0]
     ]
 
 

@@ -16,7 +16,6 @@ import numpy as np
 from etude.envs import registry
 from etude.envs.engine import BatchedEnv
 from etude.errors import UsageError
-from etude.evaluate import plots
 from etude.evaluate.metrics import RunningCoverage, policy_metrics
 from etude.evaluate.rollouts import EPISODES, STEPS, Skills, rollout_skills
 from etude.logger import Logger
@@ -129,6 +128,10 @@ class Monitor:
         if self._file:
             write_history(self._file, self.history)
         if self._logger:
+            from etude.evaluate import (
+                plots,
+            )  # a second of imports that a bare history can do without
+
             tags = {f"skill/{key}": value for key, value in values.items()}
             self._logger.scalars(discovery.steps, tags)
             title = f"Skills of {self.env_id} after {discovery.steps:,} steps"

@@ -20,7 +20,7 @@ from etude.errors import LibraryError, UsageError
 from etude.skills.controllers.base import Controller
 from etude.skills.library import SkillLibrary
 from etude.skills.spaces import Discrete, SkillSpace
-from etude.skills.vec_env import LowLevel
+from etude.skills.vec_env import LibraryLevel, LowLevel
 
 EPISODES, STEPS = 48, 200
 """Evaluation of skills (METRA's released code)."""
@@ -122,13 +122,17 @@ def rollout_skills(
             return rollout_skills(skills, venv, z=z, steps=steps, seed=seed)
         finally:
             venv.close()
-    spec, n = env.env_spec, env.num_envs
-    check_body(skills, spec)
+    check_body(skills, env.env_spec)
     if z is None:
-        z = published_skills(skills.space, n, np.random.default_rng(seed))
-    if len(z) != n:
-        raise UsageError(f"{len(z)} skills for {n} environments: give one each.")
-    body = slice(spec.body_dim)
+        z = published_skills(skills.space, env.num_envs, np.random.default_rng(seed))
+    if len(z) != env.num_envs:
+        raise UsageError(f"{len(z)} skills for {env.num_envs} environments: give one each.")
+    return _act_out(skills, env, z, steps, seed)
+
+
+def _act_out(skills: Skills, env: BatchedEnv, z: np.ndarray, steps: int, seed: int) -> Rollouts:
+    """One skill in every environment until its episode ends, or for `steps`."""
+    spec, n, body = env.env_spec, env.num_envs, slice(env.env_spec.body_dim)
     obs, _ = env.reset(seed=seed)
     seen = np.empty((n, steps + 1, spec.body_dim), np.float32)
     paths = np.empty((n, steps + 1, len(spec.descriptor)))
@@ -168,10 +172,13 @@ def rollout_task(
         seed: episode i is environment `seed + i`.
 
     Raises:
+        LibraryError: the skills belong to another body.
         UsageError: no such task, or k below 1.
     """
     if k < 1:
         raise UsageError(f"k = {k}: choose 1 or more steps per decision.")
+    if isinstance(level, LibraryLevel):
+        check_body(level.library, registry.spec(task))
     venv = registry.make_vec(task, episodes)
     try:
         return _Episode(venv, level, controller, k, seed).run()

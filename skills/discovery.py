@@ -78,8 +78,8 @@ class DiscoverConfig(Config):
         epoch = self.loop.num_envs * self.loop.episode_steps
         if self.loop.replay_capacity < max(epoch, self.loop.batch_size):
             raise UsageError(
-                f"replay_capacity = {self.loop.replay_capacity} is too small: it must hold one epoch "
-                f"of {epoch} steps and one batch of {self.loop.batch_size}."
+                f"replay_capacity = {self.loop.replay_capacity} is too small: it must hold one "
+                f"epoch of {epoch} steps and one batch of {self.loop.batch_size}."
             )
 
 

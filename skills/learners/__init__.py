@@ -28,7 +28,9 @@ def get(name: str) -> type[Learner]:
     found = [
         value
         for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, Learner) and value.__module__ == module.__name__
+        if inspect.isclass(value)
+        and issubclass(value, Learner)
+        and value.__module__ == module.__name__
     ]
     assert len(found) == 1, f"{module.__name__} must define exactly one Learner, not {len(found)}"
     return found[0]

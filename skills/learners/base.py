@@ -51,7 +51,7 @@ class LearnerConfig(Config):
 
 
 class Learner(nn.Module, ABC):
-    """Base of every method; a subclass sets `space` in `__init__`, and defines `update` and `signal`."""
+    """Base of every method; a subclass sets `space` and defines `update` and `signal`."""
 
     Config: ClassVar[type[LearnerConfig]]
     agent: ClassVar[type[SAC]] = SAC

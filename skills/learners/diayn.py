@@ -79,7 +79,7 @@ class Diayn(Learner):
 
     @torch.no_grad()
     def accuracy(self, batch: Batch) -> Tensor:
-        """Share of next observations whose skill q finds: the likeliest one, or the right orthant."""
+        """Share of next observations whose skill q names: the likeliest, or the right orthant."""
         guess = self.q.mode(batch.next_obs[:, self.columns])
         if self.discrete:
             return (guess.argmax(-1) == batch.skill.argmax(-1)).float().mean()

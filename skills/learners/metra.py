@@ -20,7 +20,6 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -51,9 +50,7 @@ class Metra(Learner):
         dual_init: Annotated[float, Range(0, open_low=True)] = 3.0
         """initial lambda (paper: 30)"""
         slack: Annotated[float, Range(0, open_low=True)] = 1e-3
-        """upper clip of the constraint 1 - |step|^2, so that satisfied ones stop counting (paper)"""
-        relabel: Annotated[float, Range(0, 1)] = 0.0
-        """share of the agent's batch whose skill is redrawn from the prior (ours; paper: 0)"""
+        """upper clip of the constraint 1 - |step|^2: satisfied ones stop counting (paper)"""
 
     def __init__(self, spec: Spec, config: Config) -> None:
         super().__init__(spec, config)
@@ -91,15 +88,6 @@ class Metra(Learner):
     def signal(self, batch: Batch) -> Tensor:
         step = self.encode(batch.next_obs) - self.encode(batch.obs)
         return (step * self.direction(batch.skill)).sum(-1, keepdim=True)  # (B, 1)
-
-    def relabel(self, batch: Batch, rng: np.random.Generator) -> Batch:
-        """Progress along any z is known for every transition, so the agent may learn from it."""
-        chosen = rng.random(len(batch.skill)) < self.config.relabel
-        if not chosen.any():
-            return batch
-        skill = batch.skill.clone()
-        skill[chosen] = torch.from_numpy(self.space.sample(rng, int(chosen.sum())))
-        return batch.replace(skill=skill)
 
     def direction(self, z: Tensor) -> Tensor:
         """z, or for one-hot skills the centred (z - 1/D) D/(D-1): 1 at its entry, mean zero."""

@@ -27,7 +27,9 @@ def names(learner: str) -> dict[str, tuple[str, ...]]:
     """Flavours of a learner's presets and the environments each is tuned for."""
     file = resources.files(__package__) / f"{learner}.toml"
     table = tomllib.loads(file.read_text()) if file.is_file() else {}
-    return {flavour: tuple(k for k in blocks if k != "default") for flavour, blocks in table.items()}
+    return {
+        flavour: tuple(k for k in blocks if k != "default") for flavour, blocks in table.items()
+    }
 
 
 def _overlay(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:

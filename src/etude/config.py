@@ -59,7 +59,9 @@ def _ranges(hint: Any) -> Iterator[Range]:
     if get_origin(hint) is Annotated:
         yield from (extra for extra in hint.__metadata__ if isinstance(extra, Range))
         hint = get_args(hint)[0]
-    for part in get_args(hint) if get_origin(hint) in (tuple, typing.Union, types.UnionType) else ():
+    for part in (
+        get_args(hint) if get_origin(hint) in (tuple, typing.Union, types.UnionType) else ()
+    ):
         yield from _ranges(part)
 
 

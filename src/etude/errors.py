@@ -1,4 +1,4 @@
-"""The errors a user can meet: one clear sentence each, naming the value, what is allowed, and the fix.
+"""The errors a user can meet: one clear sentence each, with the value, what is allowed, the fix.
 
 The command line turns each of them into that sentence on stderr and exit code 2.
 """

@@ -7,7 +7,7 @@ import pytest
 
 from etude.envs.engine import BatchedEnv
 from etude.envs.maps import MAZE_LARGE, MAZE_U, OPEN, Map
-from etude.envs.points import RADIUS, START_NOISE, PointMazeLarge, PointMazeU, PointOpen
+from etude.envs.points import FRICTION, RADIUS, START_NOISE, PointMazeLarge, PointMazeU, PointOpen
 from etude.envs.tasks import PointMazeGoal
 
 MAPS = (OPEN, MAZE_U, MAZE_LARGE)
@@ -118,11 +118,11 @@ def test_commands_are_clipped_to_the_unit_disc() -> None:
     np.testing.assert_allclose(control, [[0.5**0.5, 0.5**0.5], [0.3, -0.4], [0, 0]])
 
 
-@pytest.mark.parametrize("angle", [10, 30, 45, 60])
+@pytest.mark.parametrize("angle", [10, 25, 40])
 def test_a_disc_that_presses_a_wall_at_an_angle_sticks(angle: float) -> None:
     env = BatchedEnv(PointOpen(), num_envs=1, seed=0, threads=1)
     env.reset(seed=0)
-    put(env, 4.85, 0)
+    put(env, 5 - RADIUS - 0.05, 0)
     hold(env, angle, 10)
     path = hold(env, angle, 25)
     assert np.ptp(path[:, 1]) < 0.05
@@ -132,11 +132,11 @@ def test_a_disc_that_presses_a_wall_at_an_angle_sticks(angle: float) -> None:
 def test_a_disc_that_grazes_a_wall_slides_slowly() -> None:
     env = BatchedEnv(PointOpen(), num_envs=1, seed=0, threads=1)
     env.reset(seed=0)
-    put(env, 4.85, 0)
+    put(env, 5 - RADIUS - 0.05, 0)
     hold(env, 75, 5)
     path = hold(env, 75, 20)
-    # Coulomb: the wall takes twice the pressing component from the tangential one.
-    slide = 1.2 * (np.sin(np.radians(75)) - 2 * np.cos(np.radians(75)))
+    # Coulomb: the wall takes FRICTION times the pressing component from the tangential one.
+    slide = 1.2 * (np.sin(np.radians(75)) - FRICTION * np.cos(np.radians(75)))
     assert (path[-1, 1] - path[0, 1]) / 1.9 == pytest.approx(slide, rel=0.1)
 
 
@@ -183,7 +183,7 @@ def random_success(body: str, hold_for: int, episodes: int) -> float:
 
 @pytest.mark.parametrize("hold_for", [1, 25])
 def test_random_commands_do_not_solve_the_large_maze(hold_for: int) -> None:
-    assert random_success("point-maze-large", hold_for, 300) == 0
+    assert random_success("point-maze-large", hold_for, 300) <= 0.01
 
 
 def test_random_held_commands_rarely_solve_the_u_maze() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import gymnasium
 import numpy as np
 import pytest
@@ -192,9 +190,7 @@ def test_it_equals_one_skill_env_per_environment(space):
     library, task, n, k = compass(space), "point-maze-u-goal", 3, 25
 
     def single():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Gymnasium's passive checker minds nothing here
-            return SkillEnv(gymnasium.make("etude/PointMazeUGoal-v0"), library, k=k, gamma=GAMMA)
+        return SkillEnv(gymnasium.make("etude/PointMazeUGoal-v0"), library, k=k, gamma=GAMMA)
 
     one = DummyVecEnv([single] * n)
     level = LibraryLevel.for_spec(library, spec(task))
@@ -234,9 +230,7 @@ def test_flat_steps_equal_the_engines():
     task, n = "half-cheetah-goal", 4
     raw, flat = (
         make_vec(task, n, threads=1),
-        SkillVecEnv(
-            make_vec(task, n, threads=1), PrimitiveLevel(6), 1, GAMMA, normalise=False
-        ),
+        SkillVecEnv(make_vec(task, n, threads=1), PrimitiveLevel(6), 1, GAMMA, normalise=False),
     )
     raw.reset(seed=3)
     flat.seed(3)

@@ -44,12 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def overview() -> str:
     """The text of `--help`: what there is, and a first command for each path."""
-    from etude import envs
+    from etude.envs import registry
     from etude.skills import learners
     from etude.skills.library import zoo_names
 
     commands = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
-    return f"""Étude: discover skills without a reward, keep them in a library, compose them on sparse tasks.
+    return f"""Étude: discover skills without a reward, keep them, compose them on sparse tasks.
 
 usage: python train.py COMMAND …        (or: etude COMMAND …)
 
@@ -60,9 +60,9 @@ commands
 
 names
   learners      {", ".join(learners.ids())}
-  environments  {", ".join(envs.bodies())}
-  tasks         {", ".join(envs.tasks())}
-  libraries     {", ".join(zoo_names()) or "none installed"}   (or a path: a run folder or a library)
+  environments  {", ".join(registry.bodies())}
+  tasks         {", ".join(registry.tasks())}
+  libraries     {", ".join(zoo_names()) or "none installed"}   (or a path)
 
 examples
   python train.py demo

@@ -9,15 +9,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
 
-from etude import checkpoint, envs
+from etude import checkpoint
 from etude.cli import runs
 from etude.cli.progress import Progress
 from etude.config import Config, Range, to_dict
+from etude.envs import registry
 from etude.errors import UsageError
 from etude.evaluate.metrics import effects
 from etude.evaluate.monitor import Monitor
@@ -26,6 +27,8 @@ from etude.logger import Logger
 from etude.skills import learners, presets
 from etude.skills.discovery import DiscoverConfig, Discovery, preset, read_config
 from etude.skills.export import export, listed
+
+LIBRARY = "library"
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,9 @@ class Running(Config):
 class Arguments:
     """Practise without a reward; leaves a run folder with TensorBoard logs and a library."""
 
-    config: Annotated[DiscoverConfig, tyro.conf.arg(name="")] = field(default_factory=DiscoverConfig)
+    config: Annotated[DiscoverConfig, tyro.conf.arg(name="")] = field(
+        default_factory=DiscoverConfig
+    )
     running: Annotated[Running, tyro.conf.arg(name="")] = field(default_factory=Running)
 
 
@@ -80,11 +85,22 @@ def main(argv: Sequence[str]) -> int:
 
 
 def discover(run: Discovery, folder: Path, running: Running) -> int:
-    """Train to the end or to an interrupt, then save, export and evaluate."""
+    """Train, export and evaluate; returns the exit code."""
+    code = train(run, folder, running)
+    if code:
+        return code
+    from etude.cli.evaluate import report  # the plotting library is needed only now
+
+    print(f"library      {folder / LIBRARY}\nTensorBoard  tensorboard --logdir {folder}")
+    print(f"report       {report(folder / LIBRARY, folder, _made(folder))}")
+    return 0
+
+
+def train(run: Discovery, folder: Path, running: Running) -> int:
+    """Train to the end and export to `folder/library`, or to an interrupt; always saves."""
     stop = runs.Stop()
     logger = Logger(folder)
-    eval_every = running.eval_every or run.config.steps
-    monitor = Monitor(run.config.env, eval_every, logger, folder)
+    monitor = Monitor(run.config.env, running.eval_every or run.config.steps, logger, folder)
     saved = time.monotonic()
     try:
         with Progress(f"{run.config.learner} on {run.config.env}", run.config.steps) as progress:
@@ -101,29 +117,31 @@ def discover(run: Discovery, folder: Path, running: Running) -> int:
         stop.restore()
         logger.close()
     if stop.requested:
-        print(f"saved at step {run.steps:,}; go on with: python train.py discover --resume {folder}")
-        return 128 + int(stop.requested)
-    library = keep(run, folder, monitor)
-    print(f"library      {library}\nTensorBoard  tensorboard --logdir {folder}")
-    from etude.cli.evaluate import report  # the plotting library is needed only now
-
-    print(f"report       {report(library, folder)}")
+        print(
+            f"saved at step {run.steps:,}; go on with: python train.py discover --resume {folder}"
+        )
+        return 128 + stop.requested
+    keep(run, folder, monitor)
     return 0
 
 
 def keep(run: Discovery, folder: Path, monitor: Monitor) -> Path:
     """Export the run's skills, each with what it does, to `folder/library`."""
-    made = json.loads((folder / "config.json").read_text())["provenance"]
     z = listed(run.space)
     done = rollout_skills(run.snapshot(), run.config.env, z=z)
     spec = run.env_spec
     rows = effects(done.paths, done.skills, spec.cell, spec.descriptor)
-    return export(run, folder / "library", made, monitor.last(), rows)
+    return export(run, folder / LIBRARY, _made(folder), monitor.last(), rows)
 
 
 def save(run: Discovery, folder: Path) -> Path:
     """Write a checkpoint of the run."""
     return checkpoint.save(folder / "checkpoints", f"{run.steps:012d}", run.checkpoint())
+
+
+def _made(folder: Path) -> dict[str, Any]:
+    """What made the run."""
+    return dict(json.loads((folder / "config.json").read_text())["provenance"])
 
 
 def _resume(folder: Path, rest: Sequence[str], argv: Sequence[str]) -> int:
@@ -132,25 +150,29 @@ def _resume(folder: Path, rest: Sequence[str], argv: Sequence[str]) -> int:
         raise UsageError(f"{folder} is not a run folder: it has no config.json.")
     newest = checkpoint.latest(folder / "checkpoints")
     if newest is None:
-        raise UsageError(f"{folder} has no checkpoint to go on from: start again with another --out.")
+        raise UsageError(
+            f"{folder} has no checkpoint to go on from: start again with another --out."
+        )
     config = read_config(json.loads(config_file.read_text())["discover"])
-    running = tyro.cli(Running, default=Running(out=folder), args=list(rest), prog="discover --resume")
+    running = tyro.cli(
+        Running, default=Running(out=folder), args=list(rest), prog="discover --resume"
+    )
     torch.set_num_threads(running.threads)
     run = Discovery(config)
     run.restore(checkpoint.load(newest))
     print(f"going on from step {run.steps:,} of {config.steps:,}", file=sys.stderr)
-    if run.done and (folder / "library").is_dir():
-        raise UsageError(f"{folder} is finished: its library is in {folder / 'library'}.")
+    if run.done and (folder / LIBRARY).is_dir():
+        raise UsageError(f"{folder} is finished: its library is in {folder / LIBRARY}.")
     return discover(run, folder, running)
 
 
 def _names() -> str:
     """What can be discovered where; shown above the options."""
     lines = ["usage: discover LEARNER --env ENV [--preset cpu|paper] [--resume RUN] [options]", ""]
-    lines.append(f"environments  {', '.join(envs.bodies())}")
+    lines.append(f"environments  {', '.join(registry.bodies())}")
     for name in learners.ids():
-        tuned = "; ".join(f"{f}: {', '.join(e) or 'default'}" for f, e in presets.names(name).items())
+        tuned = "; ".join(
+            f"{f}: {', '.join(e) or 'default'}" for f, e in presets.names(name).items()
+        )
         lines.append(f"{name:<13} presets {tuned}")
     return "\n".join([*lines, "", "Defaults below are those of metra on half-cheetah.", ""])
-
-

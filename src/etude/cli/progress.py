@@ -17,14 +17,22 @@ class Progress:
         self._title, self._total, self._unit = title, total, unit
         self._done, self._shown, self._start = 0, 0, time.monotonic()
         self._bar = tqdm(
-            total=total, desc=title, unit=f" {unit}s", unit_scale=True, disable=not self._tty, ncols=100
+            total=total,
+            desc=title,
+            unit=f" {unit}s",
+            unit_scale=True,
+            disable=not self._tty,
+            ncols=100,
         )
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._bar.close()
 
@@ -39,4 +47,7 @@ class Progress:
             elapsed = time.monotonic() - self._start
             left = elapsed / done * (self._total - done)
             text = f"{self._title}: {done:,} of {self._total:,} {self._unit}s"
-            print(f"{text}, {elapsed:.0f} s, {max(left, 0):.0f} s left {note}".rstrip(), file=sys.stderr)
+            print(
+                f"{text}, {elapsed:.0f} s, {max(left, 0):.0f} s left {note}".rstrip(),
+                file=sys.stderr,
+            )

@@ -26,7 +26,8 @@ def new_folder(path: Path) -> Path:
     """Create a run folder; refuses one that holds anything, so that nothing is overwritten."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UsageError(
-            f"{path} exists already: choose another folder with --out, or go on with --resume {path}."
+            f"{path} exists already: choose another folder with --out, "
+            f"or go on with --resume {path}."
         )
     path.mkdir(parents=True, exist_ok=True)
     return path
@@ -93,8 +94,12 @@ def _commit() -> str:
         return "unknown"
     git = ["git", "-C", str(root)]
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
+        head = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
+        dirty = subprocess.run(
+            [*git, "status", "--porcelain"], capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")

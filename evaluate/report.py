@@ -1,0 +1,339 @@
+"""Reports: `report.md` for people, `report.json` for programs, with all that is needed to redo it.
+
+Numbers carry their units, seeds and the way they were measured; command, versions, commit and
+machine come from the caller as `provenance`. Pictures lie beside the report.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from etude import checkpoint
+from etude.config import to_dict
+from etude.envs import registry
+from etude.envs.spec import EnvSpec
+from etude.evaluate import canvas, metrics, plots
+from etude.evaluate.arms import ARMS
+from etude.evaluate.compare import Comparison
+from etude.evaluate.metrics import Discriminability
+from etude.evaluate.rollouts import EPISODES, STEPS, Rollouts, rollout_skills
+from etude.evaluate.statistics import summarise
+from etude.skills.library import SkillLibrary
+from etude.skills.library_data import plain
+from etude.skills.spaces import Discrete
+
+MARKDOWN, JSON = "report.md", "report.json"
+KINDS, REPEATS = 32, 4  # distinct skills that are told apart at most, and episodes of each
+NAMED = 16  # distinct skills taken from a continuous space
+DISCRIMINATOR = "discriminator"  # name of the encoder in a library
+COSTS = ("env_steps", "pretraining_steps", "first_success", "effective_skills", "return_mean")
+
+
+def report_library(
+    library: SkillLibrary,
+    env_id: str,
+    folder: Path,
+    *,
+    provenance: Mapping[str, Any],
+    history: Sequence[Mapping[str, float]] = (),
+    episodes: int = EPISODES,
+    steps: int = STEPS,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure and draw the skills of a library's acting set, and write a report of them.
+
+    Args:
+        library: the skills.
+        env_id: environment with the same body.
+        folder: gets the report and its pictures.
+        provenance: command, versions, commit and machine of this evaluation.
+        history: `Monitor.history` of the run that made the library, for its curve.
+        episodes: for coverage.
+        steps: of an episode.
+        seed: of skills and starts.
+
+    Returns:
+        What stands in `report.json`.
+    """
+    spec = registry.spec(env_id)
+    made = rollout_skills(library, env_id, episodes=episodes, steps=steps, seed=seed)
+    figures = {
+        "trajectories.png": plots.trajectories(made, library.space),
+        "occupancy.png": plots.occupancy(made),
+    }
+    if len(history) > 1:
+        figures["coverage.png"] = _coverage_curve(history, spec)
+    data = {
+        "kind": "library",
+        "library": {"name": library.name, "id": library.id, "set": library.set},
+        "learner": library.learner,
+        "space": library.space.to_json(),
+        "environment": env_id,
+        "evaluation": {"episodes": episodes, "steps": steps, "seed": seed},
+        "metrics": metrics.policy_metrics(made.paths, spec.cell),
+        "units": {
+            "policy_coverage": f"cells of {canvas.cell_size(spec)}",
+            "displacement": spec.descriptor_unit,
+            "x_range": spec.descriptor_unit,
+        },
+        **_one_by_one(library, env_id, steps, seed),
+        "history": list(history),
+        "made_by": library.provenance,
+        "provenance": provenance,
+    }
+    return _write(folder, data, figures, _library_text)
+
+
+def report_comparison(
+    comparison: Comparison, library: SkillLibrary, folder: Path, *, provenance: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write a report of arms on a task.
+
+    Args:
+        comparison: what `compare` returned.
+        library: the skills that the arms with skills used.
+        folder: gets the report and its pictures.
+        provenance: command, versions, commit and machine of the comparison.
+
+    Returns:
+        What stands in `report.json`.
+    """
+    first = comparison.specs[0]
+    share = bool(comparison.values("success_rate"))
+    column = "success_rate" if share else "return_mean"
+    measure = f"success rate over {first.episodes} episodes" if share else "mean return"
+    values = comparison.values(column)
+    figures: dict[str, Figure] = {}
+    if values:
+        title = f"{first.task}: do skills help?"
+        figures["arms.png"] = plots.arms(values, measure, title, share=share)
+    if curves := _curves(comparison, "success" if share else "episode_return"):
+        label = f"{'success rate' if share else 'return'} of the last 100 episodes"
+        title = f"Learning {first.task}"
+        figures["curves.png"] = plots.learning_curves(curves, label, title, share=share)
+    arms = {
+        arm: {"about": ARMS[arm].about, **asdict(summarise(seeds)), **_costs(comparison, arm)}
+        for arm, seeds in values.items()
+    }
+    data = {
+        "kind": "comparison",
+        "task": first.task,
+        "library": {"name": library.name, "id": library.id, "set": library.set},
+        "config": to_dict(first.config),
+        "flat_algo": first.flat_algo,
+        "seeds": sorted({spec.config.seed for spec in comparison.specs}),
+        "measure": measure,
+        "share": share,
+        "arms": arms,
+        "trials": list(comparison.rows),
+        "failures": [{"trial": s.key, "arm": s.arm, "why": why} for s, why in comparison.failures],
+        "provenance": provenance,
+    }
+    return _write(folder, data, figures, _comparison_text)
+
+
+# ---- measuring
+
+
+def _one_by_one(library: SkillLibrary, env_id: str, steps: int, seed: int) -> dict[str, Any]:
+    """What each of some distinct skills does, and how well they can be told apart."""
+    space, spec = library.space, registry.spec(env_id)
+    kinds = space.even(min(space.n, KINDS) if isinstance(space, Discrete) else NAMED)
+    z = np.repeat(kinds, REPEATS, axis=0)
+    made = rollout_skills(library, env_id, z=z, steps=steps, seed=seed)
+    found = metrics.effects(made.paths, made.skills, spec.cell, spec.descriptor)
+    apart = _tell_apart(library, made, seed)
+    return {
+        "skills": [{"z": row.tolist(), **effect} for row, effect in zip(kinds, found, strict=True)],
+        "repeats": REPEATS,
+        "discriminability": asdict(apart) if apart else None,
+    }
+
+
+def _tell_apart(library: SkillLibrary, made: Rollouts, seed: int) -> Discriminability | None:
+    """By the learner's own discriminator if it names discrete skills, else by a classifier."""
+    if len(np.unique(made.skills, axis=0)) < 2:
+        return None
+    net = library.data.encoders.get(DISCRIMINATOR) if isinstance(library.space, Discrete) else None
+    own = None if net is None else library.data.on_raw(net, library.fields)
+    return metrics.discriminability(made.obs, made.skills, own, seed)
+
+
+def _coverage_curve(history: Sequence[Mapping[str, float]], spec: EnvSpec) -> Figure:
+    steps = np.array([row["steps"] for row in history], dtype=float)
+    curves = {
+        f"{name} coverage": [(steps, np.array([row[f"{name}_coverage"] for row in history]))]
+        for name in ("policy", "queue", "total")
+    }
+    return plots.learning_curves(
+        curves,
+        f"cells of {canvas.cell_size(spec)}",
+        f"Coverage while practising in {spec.id}",
+        note="Policy: deterministic episodes of the skills as they are; queue: the last 100,000 "
+        "steps of training; total: all of them.",
+    )
+
+
+def _curves(comparison: Comparison, column: str) -> dict[str, list[plots.Curve]]:
+    """The learning curves of each arm that learns."""
+    found: dict[str, list[plots.Curve]] = {}
+    for row in comparison.rows:
+        points = [p for p in comparison.curves.get(row["trial"], ()) if p[column] is not None]
+        if points:
+            steps, values = (np.array([p[k] for p in points], float) for k in ("env_steps", column))
+            found.setdefault(row["arm"], []).append((steps, values))
+    return found
+
+
+def _costs(comparison: Comparison, arm: str) -> dict[str, float | None]:
+    """Medians over the seeds of an arm."""
+    seeds = {column: comparison.values(column).get(arm) for column in COSTS}
+    return {column: float(np.median(found)) if found else None for column, found in seeds.items()}
+
+
+# ---- writing
+
+
+def _write(
+    folder: Path,
+    data: Mapping[str, Any],
+    figures: Mapping[str, Figure],
+    text: Callable[[Mapping[str, Any]], str],
+) -> dict[str, Any]:
+    """The pictures, then the two files, each as a whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        canvas.save(figure, folder / name)
+    whole: dict[str, Any] = plain({**data, "pictures": list(figures)})
+    checkpoint.write_text(folder / JSON, json.dumps(whole, indent=2) + "\n")
+    checkpoint.write_text(folder / MARKDOWN, text(whole))
+    return whole
+
+
+def _library_text(data: Mapping[str, Any]) -> str:
+    found, how, unit = data["metrics"], data["evaluation"], data["units"]["displacement"]
+    ways = {
+        "policy_coverage": f"{how['episodes']} deterministic episodes of {how['steps']} steps",
+        "displacement": "of the same episodes: mean distance from start to end",
+        "x_range": "of the same episodes: largest minus smallest coordinate",
+    }
+    rows = [(k.replace("_", " "), found[k], data["units"][k], way) for k, way in ways.items()]
+    if apart := data["discriminability"]:
+        chance = f"{apart['method']}, on held-out episodes; chance is {apart['chance']:.3f}"
+        rows.append(("discriminability", apart["accuracy"], "share of states", chance))
+    trained = data["made_by"]
+    origin = {
+        key: trained[key]
+        for key in ("command", "seed", "steps", "updates", "training_seconds", "commit")
+        if key in trained
+    }
+    keys = [key for key in data["skills"][0] if key != "z"]
+    heads = [key if key == "cells" else f"{key} ({unit})" for key in keys]
+    name = _number if data["space"]["kind"] == "discrete" else _vector
+    skills = [(name(row["z"]), *(row[key] for key in keys)) for row in data["skills"]]
+    return f"""# Skills of {data["library"]["name"]}
+
+Set `{data["library"]["set"]}` of library `{data["library"]["id"][:12]}`, learnt by \
+{data["learner"]} without a reward, evaluated in `{data["environment"]}` (seed {how["seed"]}).
+
+{_table(("metric", "value", "unit", "how"), rows)}
+
+{_pictures(data["pictures"])}
+
+## Skill by skill
+
+Means over {data["repeats"]} episodes each: how far it moves along each coordinate, the distance
+from start to end, and the cells it visits.
+
+{_table(("skill", *heads), skills)}
+
+{_origin("How the skills were made", origin)}
+{_origin("How this was measured", data["provenance"])}"""
+
+
+def _comparison_text(data: Mapping[str, Any]) -> str:
+    heads = (
+        "arm",
+        "what it does",
+        f"{data['measure']}: IQM [95% interval]",
+        "median",
+        "seeds",
+        "return",
+        "environment steps",
+        "pretraining steps",
+        "steps to first success",
+        "skills in use (exp H)",
+    )
+    rows = [_arm_row(arm, found, data["share"]) for arm, found in data["arms"].items()]
+    failures = [(f["arm"], f["why"]) for f in data["failures"]]
+    config = {**data["config"], "seed": data["seeds"], "flat_algo": data["flat_algo"]}
+    settings = {key: value for key, value in config.items() if key != "hyper"}
+    missing = f"## Without a result\n\n{_table(('arm', 'why'), failures)}\n\n" if failures else ""
+    return f"""# {data["task"]}: do skills help?
+
+Arms with skills use set `{data["library"]["set"]}` of library `{data["library"]["name"]}`
+(`{data["library"]["id"][:12]}`). All arms are judged on the same episodes. Scores are
+interquartile means (IQM) over seeds with a 95% percentile bootstrap interval, costs are medians.
+
+{_table(heads, rows)}
+
+{_pictures(data["pictures"])}
+
+{missing}{_origin("Settings", settings)}
+{_origin("How this was made", data["provenance"])}
+Every trial is a row of `trials.csv`, every learning curve is in `curves.csv`.
+"""
+
+
+def _arm_row(arm: str, found: Mapping[str, Any], share: bool) -> tuple[Any, ...]:
+    form = "{:.0%}" if share else "{:.3g}"
+    iqm, low, high, middle = (form.format(found[k]) for k in ("iqm", "low", "high", "median"))
+    costs = [
+        "–" if found[key] is None else f"{found[key]:,.0f}"
+        for key in ("env_steps", "pretraining_steps", "first_success")
+    ]
+    used = found["effective_skills"]
+    score = f"{iqm} [{low}, {high}]"
+    head = (arm, found["about"], score, middle, found["n"], found["return_mean"])
+    return *head, *costs, "–" if used is None else used
+
+
+def _origin(title: str, origin: Mapping[str, Any]) -> str:
+    """What made something, as a table; nested values become rows of their own."""
+    rows = []
+    for key, value in origin.items():
+        nested = value.items() if isinstance(value, Mapping) else [("", value)]
+        rows += [(f"{key} {name}".strip().replace("_", " "), item) for name, item in nested]
+    return f"## {title}\n\n{_table(('', ''), rows)}\n" if rows else ""
+
+
+def _pictures(names: Sequence[str]) -> str:
+    return "\n\n".join(f"![{name.removesuffix('.png')}]({name})" for name in names)
+
+
+def _number(z: Sequence[float]) -> str:
+    return str(int(np.argmax(z)))
+
+
+def _vector(z: Sequence[float]) -> str:
+    return "[" + ", ".join(f"{value:.2f}" for value in z) + "]"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(map(_cell, value))
+    return " ".join(str(value).replace("|", "\\|").split())
