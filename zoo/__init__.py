@@ -1,1 +1,1 @@
-"""zoo"""
+"""Libraries made by documented commands, loadable by name: `SkillLibrary.load("half-cheetah-metra")`."""
