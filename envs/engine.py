@@ -82,20 +82,17 @@ class BatchedEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """
         _at_least("num_envs", num_envs, 1)
         _at_least("max_steps", max_steps or 0, 0)
-        if persistent is None:
-            persistent = body.persistent_from is not None and num_envs >= body.persistent_from
         self.env_spec: EnvSpec = (task or body).spec
         self.num_envs = num_envs
         self.max_steps = self.env_spec.max_steps if max_steps is None else max_steps
         self.autoreset = autoreset
-        mode = AutoresetMode.SAME_STEP if autoreset else AutoresetMode.DISABLED
         self.metadata = {
-            "autoreset_mode": mode,
+            "autoreset_mode": AutoresetMode.SAME_STEP if autoreset else AutoresetMode.DISABLED,
             "render_modes": ["rgb_array"],
             "render_fps": round(1 / self.env_spec.dt),
         }
-        bound = np.full(self.env_spec.obs_dim, np.inf, np.float32)
-        self.single_observation_space = Box(-bound, bound, dtype=np.float32)
+        shape = (self.env_spec.obs_dim,)
+        self.single_observation_space = Box(-np.inf, np.inf, shape, np.float32)
         self.single_action_space = Box(-1.0, 1.0, (self.env_spec.action_dim,), np.float32)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -105,8 +102,10 @@ class BatchedEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._body, self._task = body, task
         self._allocate(_threads(threads, num_envs), persistent)
 
-    def _allocate(self, threads: int, persistent: bool) -> None:
+    def _allocate(self, threads: int, persistent: bool | None) -> None:
         n, body, spec = self.num_envs, self._body, self.env_spec
+        if persistent is None:
+            persistent = body.persistent_from is not None and n >= body.persistent_from
         self._batch = Batch(body.model(), n, threads, persistent)
         self._painter = Painter(body.model(), body.camera)
         self._ctrl = self._batch.bind("ctrl")  # (N, nu)

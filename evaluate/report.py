@@ -78,11 +78,7 @@ def report_library(
         "environment": env_id,
         "evaluation": {"episodes": episodes, "steps": steps, "seed": seed},
         "metrics": metrics.policy_metrics(made.paths, spec.cell),
-        "units": {
-            "policy_coverage": f"cells of {canvas.cell_size(spec)}",
-            "displacement": spec.descriptor_unit,
-            "x_range": spec.descriptor_unit,
-        },
+        "units": _units(spec),
         **_one_by_one(library, env_id, steps, seed),
         "history": list(history),
         "made_by": library.provenance,
@@ -140,6 +136,11 @@ def report_comparison(
 
 
 # ---- measuring
+
+
+def _units(spec: EnvSpec) -> dict[str, str]:
+    length, cells = spec.descriptor_unit, f"cells of {canvas.cell_size(spec)}"
+    return {"policy_coverage": cells, "displacement": length, "x_range": length}
 
 
 def _one_by_one(library: SkillLibrary, env_id: str, steps: int, seed: int) -> dict[str, Any]:
@@ -237,7 +238,10 @@ def _library_text(data: Mapping[str, Any]) -> str:
     keys = [key for key in data["skills"][0] if key != "z"]
     heads = [key if key == "cells" else f"{key} ({unit})" for key in keys]
     name = _number if data["space"]["kind"] == "discrete" else _vector
-    skills = [(name(row["z"]), *(row[key] for key in keys)) for row in data["skills"]]
+    skills = [
+        (name(row["z"]), *(row[k] if k == "cells" else f"{row[k]:.2f}" for k in keys))
+        for row in data["skills"]
+    ]
     return f"""# Skills of {data["library"]["name"]}
 
 Set `{data["library"]["set"]}` of library `{data["library"]["id"][:12]}`, learnt by \
@@ -249,8 +253,8 @@ Set `{data["library"]["set"]}` of library `{data["library"]["id"][:12]}`, learnt
 
 ## Skill by skill
 
-Means over {data["repeats"]} episodes each: how far it moves along each coordinate, the distance
-from start to end, and the cells it visits.
+Means over {data["repeats"]} episodes each: how far the skill moves along each coordinate, and the
+distance from start to end; and the cells that these episodes visit together.
 
 {_table(("skill", *heads), skills)}
 

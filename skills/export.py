@@ -40,6 +40,28 @@ def export(
         UsageError: `path` exists.
     """
     config = run.config
+    made = {
+        **provenance,
+        "seed": config.seed,
+        "steps": run.steps,
+        "updates": run.updates,
+        "training_seconds": round(run.seconds, 1),
+    }
+    data = _contents(run, metrics or {}, effects)
+    name = name or f"{config.env}-{config.learner}"
+    return write(path, sets=[data], env=run.env_spec.to_json(), provenance=made, name=name)
+
+
+def listed(space: SkillSpace) -> np.ndarray:
+    """The skills that get a row of their own: all discrete ones, else an even set (n, Z)."""
+    return space.even(space.dim if isinstance(space, Discrete) else NAMED_SKILLS)
+
+
+def _contents(
+    run: Discovery, metrics: Mapping[str, Any], effects: Sequence[Mapping[str, Any]]
+) -> SetData:
+    """The run's skills as plain data."""
+    config = run.config
     fields = config.method.skill_obs or None
     encoders = {
         key: MLP(_layers(net), inputs=("obs",), input_fields=fields)
@@ -51,7 +73,7 @@ def export(
         {"id": i, "name": f"skill-{i}", "z": z.tolist(), **effect}
         for i, (z, effect) in enumerate(zip(skills, effects, strict=True))
     ]
-    data = SetData(
+    return SetData(
         name=config.learner,
         learner=config.learner,
         config=to_dict(config),
@@ -61,22 +83,8 @@ def export(
         mean=run.normaliser.mean.numpy(),
         std=run.normaliser.std.numpy(),
         skills=rows,
-        metrics=dict(metrics or {}),
+        metrics=dict(metrics),
     )
-    made = {
-        **provenance,
-        "seed": config.seed,
-        "steps": run.steps,
-        "updates": run.updates,
-        "training_seconds": round(run.seconds, 1),
-    }
-    name = name or f"{config.env}-{config.learner}"
-    return write(path, sets=[data], env=run.env_spec.to_json(), provenance=made, name=name)
-
-
-def listed(space: SkillSpace) -> np.ndarray:
-    """The skills that get a row of their own: all discrete ones, else an even set (n, Z)."""
-    return space.even(space.dim if isinstance(space, Discrete) else NAMED_SKILLS)
 
 
 def _layers(net: nn.Sequential) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -1,1 +1,4 @@
-"""Libraries made by documented commands, loadable by name: `SkillLibrary.load("half-cheetah-metra")`."""
+"""Libraries made by documented commands, loadable by name.
+
+For example `etude.SkillLibrary.load("half-cheetah-metra")`; each card has its command.
+"""

@@ -270,7 +270,7 @@ def bases(sources: Sequence[Source]) -> dict[str, list[str]]:
 
 
 def inheritance(sources: Sequence[Source]) -> Iterator[str]:
-    """At most contract -> family -> member, and a family has three members or more."""
+    """At most contract -> family -> member, and a family has two members or more."""
     known = bases(sources)
 
     def line(name: str) -> list[str]:
@@ -283,7 +283,7 @@ def inheritance(sources: Sequence[Source]) -> Iterator[str]:
             continue  # settings mirror the classes that they configure
         if len(chain) > 3:
             yield f"{chain[-1]}: more than two levels of inheritance"
-        elif len(chain) == 3 and members[chain[1]] < 3:
+        elif len(chain) == 3 and members[chain[1]] < 2:
             yield f"{chain[-1]}: its parent {chain[1]} is a family of {members[chain[1]]}"
 
 

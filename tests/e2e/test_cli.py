@@ -166,7 +166,9 @@ def test_ctrl_c_saves_and_the_printed_command_goes_on(tmp_path: Path) -> None:
         text=True,
     )
     deadline = time.monotonic() + 60
-    while not (out / "metrics.csv").exists() or not (out / "metrics.csv").read_text().count("\n") > 5:
+    while (
+        not (out / "metrics.csv").exists() or not (out / "metrics.csv").read_text().count("\n") > 5
+    ):
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)

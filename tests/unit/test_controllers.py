@@ -230,7 +230,7 @@ def test_a_library_of_another_body_is_refused_before_training():
 
 @pytest.mark.slow
 def test_composing_beats_flat_control_in_a_maze():
-    """Eight directions held for ten steps solve the U maze where flat PPO does not, at 80,000 steps."""
+    """Eight directions held for ten steps solve the U maze, where flat PPO does not."""
     config = ComposeConfig(k=10, env_steps=80_000)
     composed = compose(compass(Discrete(8)), TASK, config)
     alone = flat(TASK, dataclasses.replace(config, k=1))

@@ -71,9 +71,7 @@ class Reference:
 def test_update_and_signal_agree_with_numpy(settings: dict[str, object]) -> None:
     learner = make(**settings)
     config, reference, batch = learner.config, Reference(learner), batch_for(learner)
-    z, s, s2 = (
-        x.numpy().astype(np.float64) for x in (batch.skill, batch.obs, batch.next_obs)
-    )
+    z, s, s2 = (x.numpy().astype(np.float64) for x in (batch.skill, batch.obs, batch.next_obs))
     if config.skill_obs:
         s, s2 = s[:, :2], s2[:, :2]
     n = config.dim

@@ -19,7 +19,7 @@ GAMMA = 0.9
 
 
 class Script:
-    """Environment i ends its first episode at step `ends[i]`, for a reason, with reward t at step t.
+    """Environment i ends its first episode at step `ends[i]`, for a reason; step t pays t.
 
     It stands in for a BatchedEnv; the observation is (environment, episode, step).
     """

@@ -103,6 +103,8 @@ def train(run: Discovery, folder: Path, running: Running) -> int:
     monitor = Monitor(run.config.env, running.eval_every or run.config.steps, logger, folder)
     saved = time.monotonic()
     try:
+        if not run.steps:
+            monitor.evaluate(run)  # what the skills are worth untrained
         with Progress(f"{run.config.learner} on {run.config.env}", run.config.steps) as progress:
             while not run.done and not stop.requested:
                 run.epoch()
