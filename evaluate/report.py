@@ -177,8 +177,7 @@ def _coverage_curve(history: Sequence[Mapping[str, float]], spec: EnvSpec) -> Fi
         curves,
         f"cells of {canvas.cell_size(spec)}",
         f"Coverage while practising in {spec.id}",
-        note="Policy: deterministic episodes of the skills as they are; queue: the last 100,000 "
-        "steps of training; total: all of them.",
+        note="Policy: deterministic episodes; queue: the last 100,000 training steps; total: all.",
     )
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from etude.envs import registry
 from etude.errors import LibraryError, UsageError
-from etude.evaluate import rollouts
+from etude.evaluate import metrics, monitor, rollouts
+from etude.evaluate.monitor import Monitor
 from etude.evaluate.rollouts import rollout_skills, rollout_task
 from etude.skills.library import SkillLibrary
 from etude.skills.library_data import Contents, SetData
@@ -194,3 +195,98 @@ def test_a_body_without_a_task_has_no_success():
     made = rollout_task("point-open", PrimitiveLevel(2), Stand(), 50, episodes=2)
     assert made.success is None
     assert made.success_rate is None
+
+
+# ---- the monitor
+
+
+@dataclass
+class FakeRun:
+    """What a monitor sees of a run: one more epoch of 2 x 5 steps per call."""
+
+    total: int = 40
+    steps: int = 0
+    updates: int = 0
+    seconds: float = 0.0
+    collected: np.ndarray = field(default_factory=lambda: np.zeros((2, 6, 2)))
+
+    @property
+    def done(self) -> bool:
+        return self.steps >= self.total
+
+    def snapshot(self) -> Compass:
+        return Compass()
+
+    def epoch(self) -> FakeRun:
+        self.collected = np.arange(12.0).reshape(2, 6, 1) * np.ones(2) + 100 * self.steps
+        self.steps, self.updates, self.seconds = self.steps + 10, self.updates + 3, 1.5 + self.steps
+        return self
+
+
+@dataclass
+class FakeLogger:
+    numbers: dict[int, dict[str, float]] = field(default_factory=dict)
+    figures: list[tuple[int, str]] = field(default_factory=list)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        self.numbers[step] = dict(values)
+
+    def figure(self, step: int, tag: str, figure: object) -> None:
+        self.figures.append((step, tag))
+
+
+def watch(watcher: Monitor, run: FakeRun, epochs: int) -> None:
+    for _ in range(epochs):
+        watcher.on_epoch(run.epoch())
+
+
+def test_the_monitor_evaluates_when_it_is_time(tmp_path):
+    logger = FakeLogger()
+    watcher = Monitor("point-open", 20, logger, tmp_path, episodes=4)
+    watch(watcher, FakeRun(), 4)
+    assert [row["steps"] for row in watcher.history] == [20, 40]
+    assert tuple(watcher.history[0]) == monitor.COLUMNS
+    made = rollout_skills(Compass(), "point-open", episodes=4)
+    row = watcher.history[-1]
+    assert row["policy_coverage"] == metrics.coverage(made.paths, 0.5)
+    assert row["displacement"] == pytest.approx(metrics.displacement(made.paths).mean())
+    assert row["total_coverage"] == 4 * 10  # pre-step places of four epochs, all different cells
+    assert (row["updates"], row["seconds"]) == (12, 31.5)
+    assert list(logger.numbers) == [20, 40]
+    assert set(logger.numbers[20]) == {f"skill/{key}" for key in monitor.COLUMNS[3:]}
+    assert logger.figures == [(20, "skill/trajectories"), (40, "skill/trajectories")]
+    assert monitor.read_history(tmp_path / monitor.FILE) == [
+        {key: pytest.approx(value) for key, value in row.items()} for row in watcher.history
+    ]
+    assert watcher.last() == {key: row[key] for key in monitor.COLUMNS[3:]}
+    assert watcher.summary().startswith(f"coverage {row['policy_coverage']:.0f} cells, ")
+
+
+def test_the_last_epoch_is_always_evaluated():
+    watcher = Monitor("point-open", 1000, episodes=2)
+    run = FakeRun(total=20)
+    watch(watcher, run, 1)
+    assert (watcher.history, watcher.last(), watcher.summary()) == ([], {}, "")
+    watch(watcher, run, 1)
+    assert [row["steps"] for row in watcher.history] == [20]
+
+
+def test_a_resumed_run_goes_on_with_its_history(tmp_path):
+    first = Monitor("point-open", 10, None, tmp_path, episodes=2)
+    run = FakeRun(total=1000)
+    watch(first, run, 2)
+    tree = first.checkpoint()
+    watch(first, run, 1)
+    again = Monitor("point-open", 10, None, tmp_path, episodes=2)
+    again.restore(tree)
+    watch(again, FakeRun(1000, 20), 1)  # from the checkpoint at 20 steps, not from the end at 30
+    assert [row["steps"] for row in again.history] == [10, 20, 30]
+    assert again.history[-1]["total_coverage"] == first.history[-1]["total_coverage"] == 30
+
+
+def test_the_monitor_refuses_nonsense(tmp_path):
+    with pytest.raises(UsageError, match="every_steps = 0"):
+        Monitor("point-open", 0)
+    (tmp_path / monitor.FILE).write_text("a,b\n1,2\n")
+    with pytest.raises(UsageError, match="no table of evaluations"):
+        Monitor("point-open", 1, None, tmp_path)

@@ -19,6 +19,7 @@ from etude.cli import runs
 from etude.cli.progress import Progress
 from etude.config import Config, Range, to_dict
 from etude.envs import registry
+from etude.envs.checks import check
 from etude.errors import UsageError
 from etude.evaluate.metrics import effects
 from etude.evaluate.monitor import Monitor
@@ -104,6 +105,7 @@ def train(run: Discovery, folder: Path, running: Running) -> int:
     saved = time.monotonic()
     try:
         if not run.steps:
+            check(registry.make_vec(run.config.env, 2, seed=run.config.seed))
             monitor.evaluate(run)  # what the skills are worth untrained
         with Progress(f"{run.config.learner} on {run.config.env}", run.config.steps) as progress:
             while not run.done and not stop.requested:
