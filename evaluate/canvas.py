@@ -48,7 +48,7 @@ def save(figure: Figure, path: Path) -> Path:
     for tones in TONES:
         rounded = ((pixels + tones // 2) // tones * tones).clip(0, 255).astype(np.uint8)
         file = BytesIO()
-        imsave(file, rounded, metadata={"Software": None}, pil_kwargs={"compress_level": 9})
+        imsave(file, rounded, metadata={"Software": None})
         if file.tell() <= LIMIT:
             break
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,7 +181,7 @@ def skill_colours(z: np.ndarray, space: SkillSpace) -> np.ndarray:
 
 def hue(angle: np.ndarray) -> np.ndarray:
     """Colours (…, 3) around the hue circle of OKLab; lightness swings with the angle, too."""
-    light, chroma = 0.66 + 0.11 * np.sin(angle), 0.145
+    light, chroma = 0.66 + 0.11 * np.sin(angle), 0.125
     a, b = chroma * np.cos(angle), chroma * np.sin(angle)
     cone = np.stack(
         [

@@ -182,3 +182,31 @@ def test_ctrl_c_saves_and_the_printed_command_goes_on(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "going on from step" in done.stderr
     assert SkillLibrary.load(out).provenance["steps"] == 40_000
+
+
+def test_a_tiny_demo_leaves_everything_it_prints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "demo"
+    sizes = ["--steps", "9600", "--task-steps", "4000", "--workers", "0"]
+    assert cli.main(["demo", *sizes, "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    for name in ("skills.png", "journeys.png", "arms.png", "library", "report.md"):
+        assert (out / name).exists() and str(out / name) in text
+    rows = (out / "trials.csv").read_text().splitlines()
+    arms = {row.split(",")[2] for row in rows[1:]}
+    assert arms == {
+        *("hierarchical", "flat", "flat-long", "action-repeat"),
+        *("untrained", "random-skill", "random-action"),
+    }
+    assert all(arm in text for arm in arms)
+    made = SkillLibrary.load(out).provenance
+    assert made["steps"] == 9600 and made["updates"] > 0
+
+
+def test_run_folders_are_numbered(tmp_path: Path) -> None:
+    from etude.cli.runs import next_free
+
+    assert next_free(tmp_path / "demo").name == "demo-1"
+    (tmp_path / "demo-1").mkdir()
+    assert next_free(tmp_path / "demo").name == "demo-2"

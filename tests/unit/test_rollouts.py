@@ -104,12 +104,12 @@ def test_an_episode_that_ends_early_stays_where_it_ended():
                 venv.set_state(state)
             return super().act(obs, z)
 
-    made = rollout_skills(Near(), venv, z=Sphere(2).even(2), steps=15)
+    made = rollout_skills(Near(), venv, z=np.array([[1.0, 0.0]] * 2), steps=15)
     assert made.lengths.tolist() == [1, 15]
     assert made.paths.shape == (2, 16, 2)
     np.testing.assert_allclose(made.paths[0, 1:], np.tile(made.paths[0, 1], (15, 1)))
     np.testing.assert_allclose(made.paths[0, 1], goal, atol=0.2)
-    assert made.paths[1, 1, 0] - made.paths[1, -1, 0] > 0.3
+    assert made.paths[1, -1, 0] - made.paths[1, 1, 0] > 0.3
 
 
 def test_a_library_of_another_body_is_refused():
@@ -245,7 +245,7 @@ def test_the_monitor_evaluates_when_it_is_time(tmp_path):
     watcher = Monitor("point-open", 20, logger, tmp_path, episodes=4)
     watch(watcher, FakeRun(), 4)
     assert [row["steps"] for row in watcher.history] == [20, 40]
-    assert tuple(watcher.history[0]) == monitor.COLUMNS
+    assert set(watcher.history[0]) == set(monitor.COLUMNS)
     made = rollout_skills(Compass(), "point-open", episodes=4)
     row = watcher.history[-1]
     assert row["policy_coverage"] == metrics.coverage(made.paths, 0.5)

@@ -56,7 +56,7 @@ usage: python train.py COMMAND …        (or: etude COMMAND …)
 commands
 {commands}
 
-  COMMAND --help lists every option with its meaning, unit, range and default.
+  COMMAND --help lists every option with its meaning, unit and default.
 
 names
   learners      {", ".join(learners.ids())}

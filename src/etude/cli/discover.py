@@ -60,10 +60,12 @@ def main(argv: Sequence[str]) -> int:
     """Run the command with its arguments."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("learner", nargs="?")
+    first.add_argument("--learner", dest="learner_flag")
     first.add_argument("--env")
     first.add_argument("--preset", default="cpu")
     first.add_argument("--resume", type=Path)
     known, rest = first.parse_known_args(list(argv))
+    known.learner = known.learner or known.learner_flag
     if known.resume is not None:
         return _resume(known.resume, rest, argv)
     if known.learner is None or known.env is None:
