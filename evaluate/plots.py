@@ -198,7 +198,7 @@ def learning_curves(
 def arms(
     values: Mapping[str, Sequence[float]], xlabel: str, title: str, *, share: bool = False
 ) -> Figure:
-    """One bar per arm at the IQM of its seeds, with its 95% interval and a point per seed.
+    """One bar per arm at the IQM of its seeds, with a point per seed and, for several, its interval.
 
     Args:
         values: one value per seed of each arm; the first arm stands out.
@@ -206,16 +206,15 @@ def arms(
         title: of the picture.
         share: the values are shares, shown in percent from 0 to 100.
     """
-    figure, ax = canvas.blank(
-        title,
-        "Bar: interquartile mean; line: its 95% bootstrap interval; points: seeds.",
-        1.5 + 0.38 * len(values),
-    )
+    several = max(map(len, values.values())) > 1
+    note = "Bar: interquartile mean; line: its 95% bootstrap interval; points: seeds."
+    figure, ax = canvas.blank(title, note if several else "", 1.5 + 0.38 * len(values))
     spread = np.random.default_rng(0)
     for row, seeds in enumerate(values.values()):
         found = summarise(seeds)
         ax.barh(row, found.iqm, height=0.62, color="#b3bdc9" if row else PALETTE[0])
-        ax.plot([found.low, found.high], [row, row], color=INK, linewidth=1.4)
+        if found.n > 1:
+            ax.plot([found.low, found.high], [row, row], color=INK, linewidth=1.4)
         jitter = row + spread.uniform(-0.16, 0.16, len(seeds))
         ax.scatter(seeds, jitter, s=20, color="white", edgecolor=INK, linewidth=0.8, zorder=3)
         number = f"{found.iqm:.0%}" if share else f"{found.iqm:.3g}"

@@ -111,9 +111,13 @@ def report_comparison(
         title = f"{first.task}: do skills help?"
         figures["arms.png"] = plots.arms(values, measure, title, share=share)
     if curves := _curves(comparison, "success" if share else "episode_return"):
-        label = f"{'success rate' if share else 'return'} of the last 100 episodes"
-        title = f"Learning {first.task}"
-        figures["curves.png"] = plots.learning_curves(curves, label, title, share=share)
+        figures["curves.png"] = plots.learning_curves(
+            curves,
+            f"{'success rate' if share else 'return'} of the last 100 episodes",
+            f"Learning {first.task}",
+            share=share,
+            note="Training episodes, exploration included.",
+        )
     arms = {
         arm: {"about": ARMS[arm].about, **asdict(summarise(seeds)), **_costs(comparison, arm)}
         for arm, seeds in values.items()
@@ -283,7 +287,8 @@ def _comparison_text(data: Mapping[str, Any]) -> str:
 
 Arms with skills use set `{data["library"]["set"]}` of library `{data["library"]["name"]}`
 (`{data["library"]["id"][:12]}`). All arms are judged on the same episodes. Scores are
-interquartile means (IQM) over seeds with a 95% percentile bootstrap interval, costs are medians.
+interquartile means (IQM) over seeds, where there are several with a 95% percentile bootstrap
+interval; costs are medians.
 
 {_table(heads, rows)}
 
@@ -303,7 +308,7 @@ def _arm_row(arm: str, found: Mapping[str, Any], share: bool) -> tuple[Any, ...]
         for key in ("env_steps", "pretraining_steps", "first_success")
     ]
     used = found["effective_skills"]
-    score = f"{iqm} [{low}, {high}]"
+    score = f"{iqm} [{low}, {high}]" if found["n"] > 1 else iqm
     head = (arm, found["about"], score, middle, found["n"], found["return_mean"])
     return *head, *costs, "–" if used is None else used
 

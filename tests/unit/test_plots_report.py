@@ -197,6 +197,13 @@ def test_arms_show_every_seed(tmp_path):
     assert canvas.save(figure, tmp_path / "a.png").stat().st_size < canvas.LIMIT
 
 
+def test_one_seed_has_no_interval():
+    alone, several = (plots.arms({"a": [0.5] * n}, "return", "a task") for n in (1, 2))
+    assert len(several.axes[0].lines) == len(alone.axes[0].lines) + 1
+    assert "interval" in words(several)
+    assert "interval" not in words(alone)
+
+
 def test_learning_curves_average_on_common_steps():
     runs = [
         (np.array([0.0, 100.0]), np.array([0.0, 1.0])),
