@@ -122,9 +122,9 @@ def paths(ax: Axes, lines: np.ndarray, colours: np.ndarray) -> None:
 
 def ends(ax: Axes, lines: np.ndarray, colours: np.ndarray | str) -> None:
     """A ring at the mean start and a dot at the end of each line (M, T+1, 2)."""
-    ax.scatter(*lines[:, -1].T, s=14, c=colours, edgecolor="white", linewidth=0.4, zorder=3)
-    start = lines[:, 0].mean(axis=0)
-    ax.scatter(*start, s=60, facecolor="none", edgecolor=INK, linewidth=1.4, zorder=4)
+    start, end = lines[:, 0].mean(axis=0), lines[:, -1]
+    ax.scatter(end[:, 0], end[:, 1], 14, colours, edgecolor="white", linewidth=0.4, zorder=3)
+    ax.scatter(start[0], start[1], 60, facecolor="none", edgecolor=INK, linewidth=1.4, zorder=4)
 
 
 def legend(ax: Axes, space: SkillSpace | None) -> None:
@@ -163,7 +163,7 @@ def quiet(bar: Colorbar, label: str) -> None:
     bar.set_label(label, color=INK, fontsize=9)
     bar.ax.tick_params(length=0, labelsize=8.5)
     bar.minorticks_off()
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
 
 
 def skill_colours(z: np.ndarray, space: SkillSpace) -> np.ndarray:
@@ -199,4 +199,6 @@ def hue(angle: np.ndarray) -> np.ndarray:
         ]
     )
     linear = np.clip(cone**3 @ to_rgb.T, 0, 1)
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return np.asarray(
+        np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    )

@@ -45,7 +45,8 @@ Progress = Callable[[int, int, str], None]
 """Called with the trials done, all trials, and a line about the last one."""
 
 logger = logging.getLogger("etude")
-J, R = TypeVar("J"), TypeVar("R")
+J = TypeVar("J")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -272,6 +273,8 @@ def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         return
     is_new = not path.exists()
+    if not is_new and path.read_text().partition("\n")[0] != ",".join(rows[0]):
+        raise UsageError(f"{path} has other columns than this version writes: take a new folder.")
     torn = not is_new and not path.read_bytes().endswith(b"\n")
     with path.open("a", newline="") as file:
         if torn:

@@ -198,7 +198,7 @@ def learning_curves(
 def arms(
     values: Mapping[str, Sequence[float]], xlabel: str, title: str, *, share: bool = False
 ) -> Figure:
-    """One bar per arm at the IQM of its seeds, with a point per seed and, for several, its interval.
+    """One bar per arm at the IQM of its seeds, a point per seed and, for several, the interval.
 
     Args:
         values: one value per seed of each arm; the first arm stands out.

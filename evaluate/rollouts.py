@@ -141,9 +141,9 @@ def _act_out(skills: Skills, env: BatchedEnv, z: np.ndarray, steps: int, seed: i
     for t in range(steps):
         action = skills.act(obs[:, body], z)
         obs, _, terminated, truncated, infos = env.step(action, active)
-        after = infos["final_obs_array"][:, body], infos["descriptor"]
-        for record, now in zip((seen, paths), after, strict=True):
-            record[:, t + 1] = np.where(active[:, None], now, record[:, t])
+        now, final = active[:, None], infos["final_obs_array"][:, body]
+        seen[:, t + 1] = np.where(now, final, seen[:, t])
+        paths[:, t + 1] = np.where(now, infos["descriptor"], paths[:, t])
         lengths += active
         active = active & ~(terminated | truncated)
         if not active.any():

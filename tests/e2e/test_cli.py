@@ -188,7 +188,7 @@ def test_a_tiny_demo_leaves_everything_it_prints(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "demo"
-    sizes = ["--steps", "9600", "--task-steps", "4000", "--workers", "0"]
+    sizes = ["--steps", "9600", "--task-steps", "9600", "--workers", "0"]
     assert cli.main(["demo", *sizes, "--out", str(out)]) == 0
     text = capsys.readouterr().out
     for name in ("skills.png", "journeys.png", "arms.png", "library", "report.md"):
@@ -197,7 +197,7 @@ def test_a_tiny_demo_leaves_everything_it_prints(
     arms = {row.split(",")[2] for row in rows[1:]}
     assert arms == {
         *("hierarchical", "flat", "flat-long", "action-repeat"),
-        *("untrained", "random-skill", "random-action"),
+        *("untrained", "random-skill", "random-action", "best-skill", "zero-shot"),
     }
     assert all(arm in text for arm in arms)
     made = SkillLibrary.load(out).provenance

@@ -285,6 +285,14 @@ def test_what_was_cut_off_is_run_again(library, tmp_path, monkeypatch):
     assert found.curves == whole.curves  # its curve is there twice, and read once
 
 
+def test_a_table_with_other_columns_is_not_added_to(library, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "run_trial", fake_row)
+    specs = compare.plan(library, TASK, CONFIG, arms=["hierarchical"], seeds=[0])
+    (tmp_path / compare.TRIALS).write_text("trial,arm\nx,flat\n")
+    with pytest.raises(UsageError, match="other columns"):
+        compare.compare(specs, tmp_path, workers=0)
+
+
 def test_a_process_that_dies_takes_no_trial_with_it():
     jobs = [
         functools.partial(os._exit, 3),

@@ -31,6 +31,8 @@ ARMS = (
     "untrained",
     "random-skill",
     "random-action",
+    "best-skill",
+    "zero-shot",
 )
 
 

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ import tyro
 
 from etude import checkpoint
 from etude.cli import runs
+from etude.cli.evaluate import report
 from etude.cli.progress import Progress
 from etude.config import Config, Range, to_dict
 from etude.envs import registry
@@ -87,23 +88,30 @@ def main(argv: Sequence[str]) -> int:
     return discover(Discovery(args.config), folder, args.running)
 
 
-def discover(run: Discovery, folder: Path, running: Running) -> int:
+def discover(
+    run: Discovery, folder: Path, running: Running, visited: Mapping[str, Any] | None = None
+) -> int:
     """Train, export and evaluate; returns the exit code."""
-    code = train(run, folder, running)
+    code = train(run, folder, running, visited)
     if code:
         return code
-    from etude.cli.evaluate import report  # the plotting library is needed only now
-
     print(f"library      {folder / LIBRARY}\nTensorBoard  tensorboard --logdir {folder}")
     print(f"report       {report(folder / LIBRARY, folder, _made(folder))}")
     return 0
 
 
-def train(run: Discovery, folder: Path, running: Running) -> int:
-    """Train to the end and export to `folder/library`, or to an interrupt; always saves."""
+def train(
+    run: Discovery, folder: Path, running: Running, visited: Mapping[str, Any] | None = None
+) -> int:
+    """Train to the end and export to `folder/library`, or to an interrupt; always saves.
+
+    `visited` is the checkpoint of the coverage counted so far, of a run that goes on.
+    """
     stop = runs.Stop()
     logger = Logger(folder)
     monitor = Monitor(run.config.env, running.eval_every or run.config.steps, logger, folder)
+    if visited:
+        monitor.restore(visited)
     saved = time.monotonic()
     try:
         if not run.steps:
@@ -116,9 +124,9 @@ def train(run: Discovery, folder: Path, running: Running) -> int:
                 monitor.on_epoch(run)
                 progress.to(min(run.steps, run.config.steps), monitor.summary())
                 if running.save_minutes and time.monotonic() - saved > 60 * running.save_minutes:
-                    save(run, folder)
+                    save(run, monitor, folder)
                     saved = time.monotonic()
-        save(run, folder)
+        save(run, monitor, folder)
     finally:
         stop.restore()
         logger.close()
@@ -140,9 +148,10 @@ def keep(run: Discovery, folder: Path, monitor: Monitor) -> Path:
     return export(run, folder / LIBRARY, _made(folder), monitor.last(), rows)
 
 
-def save(run: Discovery, folder: Path) -> Path:
-    """Write a checkpoint of the run."""
-    return checkpoint.save(folder / "checkpoints", f"{run.steps:012d}", run.checkpoint())
+def save(run: Discovery, monitor: Monitor, folder: Path) -> Path:
+    """Write a checkpoint of the run and of what is counted over all of it."""
+    tree = {"run": run.checkpoint(), "visited": monitor.checkpoint()}
+    return checkpoint.save(folder / "checkpoints", f"{run.steps:012d}", tree)
 
 
 def _made(folder: Path) -> dict[str, Any]:
@@ -165,11 +174,12 @@ def _resume(folder: Path, rest: Sequence[str], argv: Sequence[str]) -> int:
     )
     torch.set_num_threads(running.threads)
     run = Discovery(config)
-    run.restore(checkpoint.load(newest))
+    tree = checkpoint.load(newest)
+    run.restore(tree["run"])
     print(f"going on from step {run.steps:,} of {config.steps:,}", file=sys.stderr)
     if run.done and (folder / LIBRARY).is_dir():
         raise UsageError(f"{folder} is finished: its library is in {folder / LIBRARY}.")
-    return discover(run, folder, running)
+    return discover(run, folder, running, tree["visited"])
 
 
 def _names() -> str:
