@@ -26,6 +26,7 @@ from etude.evaluate.metrics import Discriminability
 from etude.evaluate.rollouts import EPISODES, STEPS, Rollouts, rollout_skills
 from etude.evaluate.statistics import summarise
 from etude.skills.library import SkillLibrary
+from etude.skills.library_card import markdown_table
 from etude.skills.library_data import plain
 from etude.skills.spaces import Discrete
 
@@ -250,7 +251,7 @@ def _library_text(data: Mapping[str, Any]) -> str:
 Set `{data["library"]["set"]}` of library `{data["library"]["id"][:12]}`, learnt by \
 {data["learner"]} without a reward, evaluated in `{data["environment"]}` (seed {how["seed"]}).
 
-{_table(("metric", "value", "unit", "how"), rows)}
+{markdown_table(("metric", "value", "unit", "how"), rows)}
 
 {_pictures(data["pictures"])}
 
@@ -259,7 +260,7 @@ Set `{data["library"]["set"]}` of library `{data["library"]["id"][:12]}`, learnt
 Means over {data["repeats"]} episodes each: how far the skill moves along each coordinate, and the
 distance from start to end; and the cells that these episodes visit together.
 
-{_table(("skill", *heads), skills)}
+{markdown_table(("skill", *heads), skills)}
 
 {_origin("How the skills were made", origin)}
 {_origin("How this was measured", data["provenance"])}"""
@@ -282,7 +283,9 @@ def _comparison_text(data: Mapping[str, Any]) -> str:
     failures = [(f["arm"], f["why"]) for f in data["failures"]]
     config = {**data["config"], "seed": data["seeds"], "flat_algo": data["flat_algo"]}
     settings = {key: value for key, value in config.items() if key != "hyper"}
-    missing = f"## Without a result\n\n{_table(('arm', 'why'), failures)}\n\n" if failures else ""
+    missing = (
+        f"## Without a result\n\n{markdown_table(('arm', 'why'), failures)}\n\n" if failures else ""
+    )
     return f"""# {data["task"]}: do skills help?
 
 Arms with skills use set `{data["library"]["set"]}` of library `{data["library"]["name"]}`
@@ -290,7 +293,7 @@ Arms with skills use set `{data["library"]["set"]}` of library `{data["library"]
 interquartile means (IQM) over seeds, where there are several with a 95% percentile bootstrap
 interval; costs are medians.
 
-{_table(heads, rows)}
+{markdown_table(heads, rows)}
 
 {_pictures(data["pictures"])}
 
@@ -319,7 +322,7 @@ def _origin(title: str, origin: Mapping[str, Any]) -> str:
     for key, value in origin.items():
         nested = value.items() if isinstance(value, Mapping) else [("", value)]
         rows += [(f"{key} {name}".strip().replace("_", " "), item) for name, item in nested]
-    return f"## {title}\n\n{_table(('', ''), rows)}\n" if rows else ""
+    return f"## {title}\n\n{markdown_table(('', ''), rows)}\n" if rows else ""
 
 
 def _pictures(names: Sequence[str]) -> str:
@@ -332,16 +335,3 @@ def _number(z: Sequence[float]) -> str:
 
 def _vector(z: Sequence[float]) -> str:
     return "[" + ", ".join(f"{value:.2f}" for value in z) + "]"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        return ", ".join(map(_cell, value))
-    return " ".join(str(value).replace("|", "\\|").split())

@@ -46,7 +46,7 @@ them. `library.act(observation, z)` gives the action of skill `z` without `Skill
 {sets}
 ## Origin
 
-{_table(("", ""), list(origin.items()))}
+{markdown_table(("", ""), list(origin.items()))}
 
 Skills act on the body they were learnt on: same fields, actions, time step and mechanics. In
 another environment, `SkillEnv` refuses them and says what differs.
@@ -79,12 +79,14 @@ def _set_section(data: SetData) -> str:
     ]
     rows = [flat_row(row) for row in data.skills]
     heads = tuple(dict.fromkeys(key for row in rows for key in row))
-    table = _table(heads, [[row.get(key, "") for key in heads] for row in rows[:MAX_ROWS]])
+    table = markdown_table(heads, [[row.get(key, "") for key in heads] for row in rows[:MAX_ROWS]])
     more = f"\n\n… and {len(rows) - MAX_ROWS} more." if len(rows) > MAX_ROWS else ""
-    return f"## Set {data.name}\n\n{_table(('', ''), facts)}\n\n{table if rows else ''}{more}\n"
+    about = markdown_table(("", ""), facts)
+    return f"## Set {data.name}\n\n{about}\n\n{table if rows else ''}{more}\n"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table in Markdown; numbers to four digits."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
 

@@ -231,8 +231,8 @@ def test_a_library_of_another_body_is_refused_before_training():
 @pytest.mark.slow
 def test_composing_beats_flat_control_in_a_maze():
     """Eight directions held for ten steps solve the U maze, where flat PPO does not."""
-    config = ComposeConfig(k=10, env_steps=80_000)
-    composed = compose(compass(Discrete(8)), TASK, config)
+    config = ComposeConfig(k=10, env_steps=60_000)
+    composed = compose(compass(Discrete(8)), TASK, dataclasses.replace(config, algo="dqn"))
     alone = flat(TASK, dataclasses.replace(config, k=1))
-    assert composed.stats.curve[-1].success >= 0.5
+    assert composed.stats.curve[-1].success >= 0.8
     assert alone.stats.curve[-1].success <= 0.2
