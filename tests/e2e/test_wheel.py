@@ -75,6 +75,28 @@ def test_the_sources_have_code_presets_and_types() -> None:
     assert "etude/py.typed" in sources()
 
 
+def test_a_library_of_the_zoo_loads_from_the_wheel_without_torch(
+    wheel: Path, tmp_path: Path
+) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import etude, numpy as np\n"
+        f"assert etude.__file__.startswith({str(tmp_path)!r}), etude.__file__\n"
+        "library = etude.SkillLibrary.load('half-cheetah-metra')\n"
+        "assert library.act(np.zeros(18), np.array([1.0, 0.0])).shape == (6,)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 def test_the_wheel_lives_beside_its_namesakes(wheel: Path, tmp_path: Path) -> None:
     """Hugging Face `evaluate` and `openai-agents` survive us, in either order of installation."""
