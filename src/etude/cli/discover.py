@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
     known, rest = first.parse_known_args(list(argv))
     known.learner = known.learner or known.learner_flag
     if known.resume is not None:
-        return _resume(known.resume, rest, argv)
+        return _resume(known.resume, rest)
     if known.learner is None or known.env is None:
         wants_help = "--help" in rest or "-h" in rest
         if not wants_help:
@@ -159,7 +159,7 @@ def _made(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "config.json").read_text())["provenance"])
 
 
-def _resume(folder: Path, rest: Sequence[str], argv: Sequence[str]) -> int:
+def _resume(folder: Path, rest: Sequence[str]) -> int:
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise UsageError(f"{folder} is not a run folder: it has no config.json.")
@@ -176,9 +176,9 @@ def _resume(folder: Path, rest: Sequence[str], argv: Sequence[str]) -> int:
     run = Discovery(config)
     tree = checkpoint.load(newest)
     run.restore(tree["run"])
-    print(f"going on from step {run.steps:,} of {config.steps:,}", file=sys.stderr)
     if run.done and (folder / LIBRARY).is_dir():
         raise UsageError(f"{folder} is finished: its library is in {folder / LIBRARY}.")
+    print(f"going on from step {run.steps:,} of {config.steps:,}", file=sys.stderr)
     return discover(run, folder, running, tree["visited"])
 
 
