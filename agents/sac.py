@@ -28,7 +28,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam
+from torch.optim import Adam, Optimizer
 
 from etude.agents.networks import Critics, SquashedGaussian, check_sizes
 from etude.agents.replay import Batch
@@ -190,13 +190,7 @@ class SAC(nn.Module):
         """Everything that the next update depends on, as a copied tree of tensors and numbers."""
         return {
             "parameters": {k: v.clone() for k, v in self.state_dict().items()},
-            "optimisers": {
-                name: {
-                    str(i): {k: v.clone() if v.ndim else v.item() for k, v in moments.items()}
-                    for i, moments in optimiser.state_dict()["state"].items()
-                }
-                for name, optimiser in self._optimisers.items()
-            },
+            "optimisers": {name: moments(o) for name, o in self._optimisers.items()},
             "generator": self.generator.get_state(),
             "updates": self.updates,
         }
@@ -215,14 +209,26 @@ class SAC(nn.Module):
             )
         self.load_state_dict(parameters)
         for name, optimiser in self._optimisers.items():
-            state = {
-                int(i): {k: torch.as_tensor(v).clone() for k, v in moments.items()}
-                for i, moments in tree["optimisers"].get(name, {}).items()
-            }
-            groups = optimiser.state_dict()["param_groups"]
-            optimiser.load_state_dict({"state": state, "param_groups": groups})
+            set_moments(optimiser, tree["optimisers"].get(name, {}))
         self.generator.set_state(torch.as_tensor(tree["generator"]))
         self.updates = int(tree["updates"])
+
+
+def moments(optimiser: Optimizer) -> dict[str, Any]:
+    """The moments of an optimiser, as a copied tree of tensors and numbers."""
+    return {
+        str(i): {k: v.clone() if v.ndim else v.item() for k, v in state.items()}
+        for i, state in optimiser.state_dict()["state"].items()
+    }
+
+
+def set_moments(optimiser: Optimizer, tree: Mapping[str, Any]) -> None:
+    """Continue from `moments`; the leaves may be tensors or NumPy arrays."""
+    state = {
+        int(i): {k: torch.as_tensor(v).clone() for k, v in values.items()}
+        for i, values in tree.items()
+    }
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
 
 
 def _descend(optimiser: Adam, loss: Tensor) -> None:

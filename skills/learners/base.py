@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.agents.replay import Batch
-from etude.agents.sac import SAC
+from etude.agents.sac import SAC, moments, set_moments
 from etude.config import Config
 from etude.errors import unknown
 from etude.skills.spaces import SkillSpace
@@ -106,23 +106,14 @@ class Learner(nn.Module, ABC):
         """Weights and the moments of every optimiser, as a tree."""
         return {
             "weights": dict(self.state_dict()),
-            "optimisers": {name: _moments(o) for name, o in self._optimisers().items()},
+            "optimisers": {name: moments(o) for name, o in self._optimisers().items()},
         }
 
     def restore(self, tree: Mapping[str, Any]) -> None:
         """Take over a tree made by `checkpoint`."""
         self.load_state_dict({k: torch.as_tensor(v) for k, v in tree["weights"].items()})
         for name, optimiser in self._optimisers().items():
-            _set_moments(optimiser, tree["optimisers"][name])
+            set_moments(optimiser, tree["optimisers"][name])
 
     def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
         return {k: v for k, v in sorted(vars(self).items()) if isinstance(v, torch.optim.Optimizer)}
-
-
-def _moments(optimiser: torch.optim.Optimizer) -> dict[str, Any]:
-    return {str(i): dict(state) for i, state in optimiser.state_dict()["state"].items()}
-
-
-def _set_moments(optimiser: torch.optim.Optimizer, tree: Mapping[str, Any]) -> None:
-    state = {int(i): {k: torch.as_tensor(v) for k, v in s.items()} for i, s in tree.items()}
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})

@@ -40,10 +40,6 @@ class Logger:
         """Log a matplotlib figure to TensorBoard's *Images*."""
         self._writer.add_figure(tag, figure, step, close=False)
 
-    def text(self, step: int, tag: str, text: str) -> None:
-        """Log Markdown to TensorBoard's *Text*."""
-        self._writer.add_text(tag, text, step)
-
     def close(self) -> None:
         """Flush and close every file."""
         self._writer.close()
