@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from etude.agents.kernels import Stack, Trace
 from etude.errors import UsageError, unknown
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
@@ -69,6 +71,15 @@ def mlp(
     return nn.Sequential(*layers)
 
 
+def draw(stack: Stack, generator: torch.Generator | None = None, head_gain: float = 1.0) -> None:
+    """Xavier-uniform weights, times `head_gain` in the last layer."""
+    weights = [layer.weight for layer in stack.layers(stack.flat.data)]
+    for weight in weights:
+        for member in weight:
+            gain = head_gain if weight is weights[-1] else 1.0
+            nn.init.xavier_uniform_(member, gain, generator)
+
+
 class Normaliser(nn.Module):
     """The fixed affine map (obs - mean) / std; its constants are part of the saved state."""
 
@@ -92,6 +103,16 @@ class Normaliser(nn.Module):
         return (obs - self.mean) / self.std
 
 
+class Sample(NamedTuple):
+    """Sampled actions, and what their backward pass needs."""
+
+    action: Tensor  # (B, A) in (-1, 1)
+    log_prob: Tensor  # (B,)
+    deviation: Tensor  # (B, A) std * noise
+    free: Tensor  # (B, A) bool: the log-std was not clamped
+    trace: Trace
+
+
 class SquashedGaussian(nn.Module):
     """Policy a = tanh(u), u ~ N(mean(s, z), std(s, z)^2): one trunk, one head for mean and log-std.
 
@@ -107,28 +128,43 @@ class SquashedGaussian(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        sizes = (inputs, *hidden)
-        self.trunk = mlp(sizes, activation, activate_last=True, generator=generator)
-        self.head = linear(sizes[-1], 2 * action_dim, generator, HEAD_GAIN)
+        self.net = Stack((inputs, *hidden, 2 * action_dim), activation=activation)
+        draw(self.net, generator, HEAD_GAIN)
 
     def forward(self, obs: Tensor, skill: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-std of the Gaussian before the squashing, each (B, A)."""
-        features = self.trunk(torch.cat((obs, skill), -1))
-        mean, log_std = self.head(features).chunk(2, -1)
+        mean, log_std = self.net(torch.cat((obs, skill), -1))[0].chunk(2, -1)
         return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
 
-    def sample(self, obs: Tensor, skill: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Action (B, A) and its log-density (B,) for standard normal `noise` (B, A)."""
-        mean, log_std = self(obs, skill)
-        pre_tanh = mean + log_std.exp() * noise
-        return pre_tanh.tanh(), squashed_log_prob(noise, log_std, pre_tanh)
+    def sample(self, obs: Tensor, skill: Tensor, noise: Tensor) -> Sample:
+        """Actions for standard normal `noise` (B, A)."""
+        outputs, trace = self.net.trace(torch.cat((obs, skill), -1))
+        mean, raw = outputs[0].chunk(2, -1)
+        log_std = raw.clamp(LOG_STD_MIN, LOG_STD_MAX)
+        deviation = log_std.exp() * noise
+        pre_tanh = mean + deviation
+        action = pre_tanh.tanh()
+        log_prob = squashed_log_prob(noise, log_std, pre_tanh)
+        return Sample(action, log_prob, deviation, raw == log_std, trace)
+
+    @torch.no_grad()
+    def backward(self, sample: Sample, for_action: Tensor, for_log_prob: Tensor) -> None:
+        """Set `net.flat.grad` from the gradients of action (B, A) and log-density (scalar).
+
+        Of u: d action = 1 - action^2 and d log-density = 2 action; of the log-std, the log-density
+        has -1 of its own. A clamped log-std takes none.
+        """
+        action, _, deviation, free, trace = sample
+        grad = for_action * (1 - action * action) + 2 * for_log_prob * action  # (B, A)
+        grad = torch.cat((grad, (grad * deviation - for_log_prob) * free), -1)
+        self.net.backward(trace, grad.unsqueeze(0))
 
     def mean_layers(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """The deterministic policy's layers as (W (in, out), b (out,)): trunk, then the mean."""
-        layers = [m for m in self.trunk if isinstance(m, nn.Linear)] + [self.head]
-        arrays = [_arrays(layer) for layer in layers]
-        action_dim = self.head.out_features // 2
+        layers = self.net.layers(self.net.flat.detach().cpu())
+        arrays = [(w[0].numpy().T.copy(), b[0, 0].numpy().copy()) for w, b, *_ in layers]
         weight, bias = arrays[-1]
+        action_dim = len(bias) // 2
         arrays[-1] = (weight[:, :action_dim].copy(), bias[:action_dim].copy())
         return arrays
 
@@ -139,21 +175,13 @@ def squashed_log_prob(noise: Tensor, log_std: Tensor, pre_tanh: Tensor) -> Tenso
     log(1 - tanh(u)^2) is written 2 (log 2 - u - softplus(-2u)), which is exact where the usual
     log(1 - a^2 + 1e-6) is wrong: for saturated actions.
     """
-    gaussian = -0.5 * noise.square() - log_std - _HALF_LOG_TWO_PI
-    jacobian = 2.0 * (math.log(2.0) - pre_tanh - F.softplus(-2.0 * pre_tanh))
-    return (gaussian - jacobian).sum(-1)
+    log_slope = F.softplus(-2.0 * pre_tanh) + pre_tanh  # log 2 - log(1 - tanh(u)^2) / 2
+    each = torch.sub(2.0 * log_slope - log_std, noise * noise, alpha=0.5)
+    return each.sum(-1) - noise.shape[-1] * (2.0 * math.log(2.0) + _HALF_LOG_TWO_PI)
 
 
-def _arrays(layer: nn.Linear) -> tuple[np.ndarray, np.ndarray]:
-    weight, bias = (p.detach().cpu().numpy() for p in (layer.weight, layer.bias))
-    return weight.T.copy(), bias.copy()
-
-
-class Critics(nn.Module):
-    """E independent ReLU MLPs evaluated together: x (B, I) -> (E, B, K).
-
-    `layer_norm` normalises each hidden layer before its ReLU, with a gain and a shift per unit.
-    """
+class Critics(Stack):
+    """E independent ReLU MLPs evaluated together: x (B, I) -> (E, B, K)."""
 
     def __init__(
         self,
@@ -164,27 +192,6 @@ class Critics(nn.Module):
         layer_norm: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
         check_sizes(members=members)
-        sizes = (inputs, *hidden, outputs)
-        self.members = members
-        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        self.gains, self.shifts = nn.ParameterList(), nn.ParameterList()
-        for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
-            drawn = [linear(fan_in, fan_out, generator).weight.detach().T for _ in range(members)]
-            self.weights.append(nn.Parameter(torch.stack(drawn)))  # (E, in, out)
-            self.biases.append(nn.Parameter(torch.zeros(members, 1, fan_out)))
-        for width in hidden if layer_norm else ():
-            self.gains.append(nn.Parameter(torch.ones(members, 1, width)))
-            self.shifts.append(nn.Parameter(torch.zeros(members, 1, width)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = x.expand(self.members, *x.shape)
-        last = len(self.weights) - 1
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            h = torch.baddbmm(bias, h, weight)
-            if i < last:
-                if len(self.gains):
-                    h = F.layer_norm(h, h.shape[-1:]) * self.gains[i] + self.shifts[i]
-                h = F.relu(h, inplace=True)
-        return h  # (E, B, K)
+        super().__init__((inputs, *hidden, outputs), members, layer_norm=layer_norm)
+        draw(self, generator)

@@ -106,6 +106,7 @@ class Replay:
         action_dim: int,
         skill_dim: int,
         seed: int | np.random.SeedSequence | None = None,
+        device: str = "cpu",
     ) -> None:
         check_sizes(num_envs=num_envs, obs_dim=obs_dim, action_dim=action_dim, skill_dim=skill_dim)
         if capacity < num_envs:
@@ -118,8 +119,9 @@ class Replay:
         self.widths = [obs_dim, action_dim, obs_dim, skill_dim, 1, 1]
         self.rng = np.random.default_rng(seed)
         self.total = 0  # vector steps ever added
-        # Zeroed pages take memory only once they are written.
-        self._rows = np.zeros((self.capacity, sum(self.widths)), np.float32)
+        # Zeroed pages of NumPy take memory only once they are written.
+        rows = torch.from_numpy(np.zeros((self.capacity, sum(self.widths)), np.float32))
+        self._rows = rows.to(device)
         self._last = np.zeros(self.capacity, np.int32)
         self._begin = np.zeros(num_envs, np.int64)  # vector step in which the episode began
         self._time = np.zeros(num_envs, np.int64)
@@ -127,6 +129,11 @@ class Replay:
 
     def __len__(self) -> int:
         return (self.total - self._oldest) * self.num_envs
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transitions are, and the batches drawn from them."""
+        return self._rows.device
 
     @property
     def nbytes(self) -> int:
@@ -162,7 +169,8 @@ class Replay:
         self._time = np.where((skill == self._skill).all(1), self._time + 1, 0)
         block = slice((step % self.steps_kept) * n, (step % self.steps_kept + 1) * n)
         flags = (np.asarray(terminated, np.float32)[:, None], self._time[:, None])
-        np.concatenate((*parts, *flags), axis=1, out=self._rows[block], casting="same_kind")
+        rows = np.concatenate((*parts, *flags), axis=1, dtype=np.float32, casting="same_kind")
+        self._rows[block] = torch.from_numpy(rows).to(self.device)
         self._last[block] = OPEN
         self.total += 1
         for env in np.flatnonzero(ended).tolist():
@@ -201,9 +209,9 @@ class Replay:
         def complete(rows: Ints) -> Bools:
             step, env = self._place(rows)
             end = step + n - 1
-            time = self._rows[rows, -1]
+            time = self._times(rows)
             # `time` restarts at every reset and change of skill, so n - 1 more means one stretch.
-            same = self._rows[self._row(end, env), -1] == time + (n - 1)
+            same = self._times(self._row(end, env)) == time + (n - 1)
             allowed: Bools = (end < self.total) & same & ((time == 0) | (not aligned))
             return allowed
 
@@ -231,7 +239,7 @@ class Replay:
         window = self._row(step[:, None] + ahead, env[:, None])  # (B, T), last step repeated
         flat = self._batch(window.ravel())
         final = self._batch(window[:, -1])
-        valid = torch.from_numpy(np.arange(length) < taken[:, None])
+        valid = self._tensor(np.arange(length) < taken[:, None])
         obs = flat.obs.reshape(batch, length, -1)
         end = final.next_obs.unsqueeze(1)  # (B, 1, O)
         is_first = np.zeros((batch, length + 1), np.bool_)
@@ -243,9 +251,9 @@ class Replay:
             action=flat.action.reshape(batch, length, -1),
             skill=flat.skill.reshape(batch, length, -1),
             valid=valid,
-            is_first=torch.from_numpy(is_first),
-            is_last=torch.from_numpy(is_last),
-            is_terminal=torch.from_numpy(is_last) & final.terminated.bool().unsqueeze(1),
+            is_first=self._tensor(is_first),
+            is_last=self._tensor(is_last),
+            is_terminal=self._tensor(is_last) & final.terminated.bool().unsqueeze(1),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -255,7 +263,7 @@ class Replay:
             "capacity": self.capacity,
             "num_envs": self.num_envs,
             "total": self.total,
-            "rows": self._rows[: len(self)],
+            "rows": self._rows[: len(self)].cpu().numpy(),
             "last": self._last[: len(self)],
             "begin": self._begin,
             "time": self._time,
@@ -273,7 +281,7 @@ class Replay:
                     "resume with the settings of the run."
                 )
         self.total = int(state["total"])
-        self._rows[: len(self)] = state["rows"]
+        self._rows[: len(self)] = self._tensor(np.asarray(state["rows"]))
         self._last[: len(self)] = state["last"]
         self._begin, self._time, self._skill = (
             np.array(state[name]) for name in ("begin", "time", "skill")
@@ -286,9 +294,16 @@ class Replay:
             raise UsageError("the replay is empty: collect steps before sampling.")
 
     def _batch(self, rows: Ints) -> Batch:
-        gathered = torch.from_numpy(self._rows).index_select(0, torch.from_numpy(rows))
+        gathered = self._rows.index_select(0, self._tensor(rows))
         obs, action, next_obs, skill, terminated, time = torch.split(gathered, self.widths, 1)
         return Batch(obs, action, next_obs, skill, terminated[:, 0], time[:, 0])
+
+    def _times(self, rows: Ints) -> np.ndarray:
+        """Steps since the skill began, of stored rows."""
+        return self._rows[:, -1].index_select(0, self._tensor(rows)).cpu().numpy()
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
 
     def _draw(self, batch: int, accept: Callable[[Ints], Bools], what: str) -> Ints:
         """Rows drawn uniformly among those that `accept` allows."""

@@ -112,7 +112,7 @@ class SAC(nn.Module):
         if deterministic:
             mean: Tensor = self.actor(obs, skill)[0]
             return mean.tanh()
-        return self.actor.sample(obs, skill, self._noise(obs))[0]
+        return self.actor.sample(obs, skill, self._noise(obs)).action
 
     def update(self, batch: Batch, signal: Tensor, task_vector: Tensor) -> dict[str, Tensor]:
         """One update on normalised transitions; `signal` and `task_vector` are (B, K)."""
@@ -125,9 +125,7 @@ class SAC(nn.Module):
         if self.updates % self.config.actor_every == 0:
             self._update_actor(batch, task_vector, alpha)
         with torch.no_grad():
-            targets: list[Tensor] = [*self.targets.parameters()]
-            critics: list[Tensor] = [*self.critics.parameters()]
-            torch._foreach_lerp_(targets, critics, self.config.tau)
+            self.targets.flat.lerp_(self.critics.flat, self.config.tau)
         self.updates += 1
         return {
             "train/actor_loss": self.actor_metrics[0].clone(),
@@ -137,43 +135,50 @@ class SAC(nn.Module):
             "train/q": q,
         }
 
+    @torch.no_grad()
     def _update_critics(
         self, batch: Batch, signal: Tensor, w: Tensor, alpha: Tensor
     ) -> tuple[Tensor, Tensor]:
         target = self._target(batch, signal, w, alpha)
-        psi = self.critics(torch.cat((batch.obs, batch.skill, batch.action), -1))  # (E, B, K)
-        loss = 0.5 * (psi - target).square().sum((0, 2)).mean()
-        _descend(self._optimisers["critics"], loss)
-        return loss.detach(), (psi.detach() * w).sum(-1).mean()
+        psi, trace = self.critics.trace(torch.cat((batch.obs, batch.skill, batch.action), -1))
+        error = psi - target  # (E, B, K)
+        self.critics.backward(trace, error / len(w))
+        self._optimisers["critics"].step()
+        return 0.5 * error.square().sum((0, 2)).mean(), (psi * w).sum(-1).mean()
 
     @torch.no_grad()
     def _target(self, batch: Batch, signal: Tensor, w: Tensor, alpha: Tensor) -> Tensor:
         """The critics' common target y, (B, K)."""
         noise = self._noise(batch.next_obs)
-        action, log_prob = self.actor.sample(batch.next_obs, batch.skill, noise)
+        action, log_prob, *_ = self.actor.sample(batch.next_obs, batch.skill, noise)
         psi = self.targets(torch.cat((batch.next_obs, batch.skill, action), -1))  # (E, B, K)
-        smallest = (psi * w).sum(-1).argmin(0)  # (B,)
-        future: Tensor = psi[smallest, torch.arange(len(w))]
+        smallest = (psi * w).sum(-1).min(0).indices  # (B,)
+        future = psi.gather(0, smallest[None, :, None].expand(1, *w.shape))[0]  # (B, K)
         if self.entropy_in_target:
             spread = w / w.square().sum(-1, keepdim=True).clamp_min(1e-12)
             future = future - (alpha * log_prob).unsqueeze(-1) * spread
         return signal + self.config.gamma * (1.0 - batch.terminated).unsqueeze(-1) * future
 
+    @torch.no_grad()
     def _update_actor(self, batch: Batch, w: Tensor, alpha: Tensor) -> None:
-        action, log_prob = self.actor.sample(batch.obs, batch.skill, self._noise(batch.obs))
-        psi = self.critics(torch.cat((batch.obs, batch.skill, action), -1))
-        q = (psi * w).sum(-1).amin(0)  # (B,)
-        loss = (alpha * log_prob - q).mean()
-        _descend(self._optimisers["actor"], loss)
-        entropy = -log_prob.detach().mean()
+        sample = self.actor.sample(batch.obs, batch.skill, self._noise(batch.obs))
+        action, log_prob, *_ = sample
+        psi, trace = self.critics.trace(torch.cat((batch.obs, batch.skill, action), -1))
+        q, smallest = (psi * w).sum(-1).min(0)  # (B,)
+        chosen = torch.zeros_like(psi[..., 0]).scatter_(0, smallest[None], -1 / len(w))  # (E, B)
+        for_action = self.critics.input_gradient(trace, chosen.unsqueeze(-1) * w, self.action_dim)
+        self.actor.backward(sample, for_action, alpha / len(w))
+        self._optimisers["actor"].step()
+        entropy = -log_prob.mean()
         if self.config.auto_alpha:
             self.log_alpha.grad = (entropy - self.target_entropy).reshape(1)
             self._optimisers["alpha"].step()
-        self.actor_metrics.copy_(torch.stack((loss.detach(), entropy)))
+        self.actor_metrics.copy_(torch.stack(((alpha * log_prob - q).mean(), entropy)))
 
     def _noise(self, like: Tensor) -> Tensor:
+        # drawn on the CPU everywhere, so that a seed means the same on every device
         shape = (len(like), self.action_dim)
-        return torch.randn(shape, generator=self.generator, dtype=like.dtype, device=like.device)
+        return torch.randn(shape, generator=self.generator, dtype=like.dtype).to(like.device)
 
     def policy_layers(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """The deterministic policy as (W (in, out), b) per layer, for tanh(mlp([obs, z])).
@@ -230,10 +235,3 @@ def set_moments(optimiser: Optimizer, tree: Mapping[str, Any]) -> None:
     }
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
 
-
-def _descend(optimiser: Adam, loss: Tensor) -> None:
-    """One step down `loss` in the optimiser's parameters; no other gradient is computed."""
-    parameters = optimiser.param_groups[0]["params"]
-    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-        parameter.grad = gradient
-    optimiser.step()

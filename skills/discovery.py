@@ -96,6 +96,19 @@ def read_config(data: Mapping[str, Any]) -> DiscoverConfig:
     return replace(DiscoverConfig(learner=data["learner"], method=method), data)
 
 
+def available(device: str) -> torch.device:
+    """The device of that name: `cpu`, `cuda`, or `cuda:1` for the second GPU.
+
+    Raises:
+        UsageError: this machine or this torch has none.
+    """
+    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    found = ["cpu", "cuda", *gpus] if gpus else ["cpu"]
+    if device not in found:
+        raise UsageError(f'device "{device}" is not there: this machine has {", ".join(found)}.')
+    return torch.device(device)
+
+
 class Callback(Protocol):
     """Something that watches a run."""
 
@@ -106,8 +119,13 @@ class Callback(Protocol):
 class Discovery:
     """A run of skill discovery; `run()` it, then `snapshot()` or `etude.skills.export` it."""
 
-    def __init__(self, config: DiscoverConfig) -> None:
-        self.config = config
+    def __init__(self, config: DiscoverConfig, device: str = "cpu") -> None:
+        """Set up a run; replay, networks and updates are on `device`, physics on the CPU.
+
+        Raises:
+            UsageError: the environment has no normaliser, or there is no such device.
+        """
+        self.config, self.device = config, available(device)
         loop = config.loop
         streams = np.random.SeedSequence(config.seed).spawn(5)
         net_seed, env_seed, replay_seed = (int(s.generate_state(1)[0]) for s in streams[:3])
@@ -120,7 +138,7 @@ class Discovery:
             raise UsageError(
                 f'environment "{config.env}" names no normaliser: give its spec obs_mean.'
             )
-        self.normaliser = Normaliser(self.env_spec.obs_mean, self.env_spec.obs_std)
+        self.normaliser = Normaliser(self.env_spec.obs_mean, self.env_spec.obs_std).to(self.device)
         fields = self.env_spec.slices()
         spec = Spec(fields, self.env_spec.obs_dim, self.env_spec.action_dim)
         method = learners.get(config.learner)
@@ -136,6 +154,8 @@ class Discovery:
                 entropy_in_target=self.learner.entropy_in_target,
                 generator=torch.Generator().manual_seed(net_seed),
             )
+        self.learner.to(self.device)
+        self.agent.to(self.device)
         self.replay = Replay(
             loop.replay_capacity,
             loop.num_envs,
@@ -143,6 +163,7 @@ class Discovery:
             spec.action_dim,
             self.space.dim,
             replay_seed,
+            device,
         )
         self.starts = VisitedStarts(self.env_spec.cell, np.random.default_rng(streams[4]))
         self.steps = self.updates = 0
@@ -189,15 +210,21 @@ class Discovery:
         self.collected[:, 0] = self.venv.descriptor()
         for t in range(loop.episode_steps):
             z = self.learner.resample(z, t, self.rng, loop.hold)
-            action = self.agent.act(self.normaliser(torch.from_numpy(obs)), torch.from_numpy(z))
-            next_obs, _, terminated, truncated, info = self.venv.step(action.numpy())
+            action = self.act(obs, z)
+            next_obs, _, terminated, truncated, info = self.venv.step(action)
             final = info["final_obs_array"]  # before any autoreset
-            self.replay.add(obs, action.numpy(), final, z, terminated, truncated)
+            self.replay.add(obs, action, final, z, terminated, truncated)
             self.collected[:, t + 1] = info["descriptor"]
             if loop.visited_starts and not truncated.all():
                 self.starts.add(self.venv.descriptor(), self.venv.get_state())
             obs = next_obs
         self.steps += loop.num_envs * loop.episode_steps
+
+    def act(self, obs: np.ndarray, z: np.ndarray, deterministic: bool = False) -> np.ndarray:
+        """Actions (N, A) of skills (N, Z) in raw observations (N, O)."""
+        seen = self.normaliser(torch.as_tensor(obs, dtype=torch.float32).to(self.device))
+        skills = torch.as_tensor(z, dtype=torch.float32).to(self.device)
+        return np.asarray(self.agent.act(seen, skills, deterministic).cpu().numpy())
 
     def reset(self) -> np.ndarray:
         """Fresh episodes: from the start, or a share of them from states reached before."""
@@ -258,13 +285,11 @@ class Snapshot:
     def __init__(self, discovery: Discovery) -> None:
         self.space = discovery.space
         self.spec = discovery.env_spec
-        self._agent, self._normaliser = discovery.agent, discovery.normaliser
+        self._discovery = discovery
 
     def act(self, obs: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Actions (N, A) of skills (N, Z) in raw observations (N, O)."""
-        seen = self._normaliser(torch.as_tensor(obs, dtype=torch.float32))
-        skills = torch.as_tensor(z, dtype=torch.float32)
-        return np.asarray(self._agent.act(seen, skills, deterministic=True).numpy())
+        return self._discovery.act(obs, z, deterministic=True)
 
 
 class VisitedStarts:

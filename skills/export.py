@@ -80,8 +80,8 @@ def _contents(
         space=run.space,
         policy=MLP(run.agent.policy_layers(), run.agent.config.activation, output="tanh"),
         encoders=encoders,
-        mean=run.normaliser.mean.numpy(),
-        std=run.normaliser.std.numpy(),
+        mean=run.normaliser.mean.cpu().numpy(),
+        std=run.normaliser.std.cpu().numpy(),
         skills=rows,
         metrics=dict(metrics),
     )
@@ -89,4 +89,5 @@ def _contents(
 
 def _layers(net: nn.Sequential) -> list[tuple[np.ndarray, np.ndarray]]:
     linear = [layer for layer in net if isinstance(layer, nn.Linear)]
-    return [(m.weight.detach().numpy().T.copy(), m.bias.detach().numpy().copy()) for m in linear]
+    pairs = [(m.weight.detach().cpu(), m.bias.detach().cpu()) for m in linear]
+    return [(weight.numpy().T.copy(), bias.numpy().copy()) for weight, bias in pairs]

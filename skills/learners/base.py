@@ -75,7 +75,7 @@ class Learner(nn.Module, ABC):
 
     def task_vector(self, z: Tensor) -> Tensor:
         """Weights (B, K) with Q = <psi, w>; ones unless the signal is successor features."""
-        return torch.ones(len(z), self.signal_dim)
+        return torch.ones(len(z), self.signal_dim, device=z.device)
 
     def resample(self, z: np.ndarray, step: int, rng: np.random.Generator, hold: int) -> np.ndarray:
         """Skills (N, Z) of the next step: redrawn every `hold` steps (0 = once per episode)."""

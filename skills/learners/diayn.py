@@ -14,6 +14,7 @@ is at least `min_std`, which bounds the reward; the agent's temperature is tuned
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -47,6 +48,7 @@ class Diayn(Learner):
 
     def __init__(self, spec: Spec, config: Config) -> None:
         super().__init__(spec, config)
+        self.config = config
         seen = len(self.columns)
         self.discrete = config.skills == "discrete"
         self.q: densities.Categorical | densities.Gaussian
@@ -70,8 +72,13 @@ class Diayn(Learner):
 
     @torch.no_grad()
     def signal(self, batch: Batch) -> Tensor:
-        prior = torch.from_numpy(self.space.log_prob(batch.skill.numpy()))  # (B,)
-        return (self.log_q(batch) - prior).unsqueeze(-1).to(batch.obs.dtype)  # (B, 1)
+        return (self.log_q(batch) - self.log_prior(batch.skill)).unsqueeze(-1)  # (B, 1)
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        """log p(z) of skills (B, Z): (B,) in nats."""
+        if self.discrete:
+            return z.new_full((len(z),), -math.log(self.config.dim))
+        return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)
 
     def log_q(self, batch: Batch) -> Tensor:
         """log q(z | s') of the batch (B,), in nats."""

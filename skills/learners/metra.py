@@ -60,10 +60,10 @@ class Metra(Learner):
         self.phi = mlp((len(self.columns), *config.hidden, config.dim))
         self.log_lambda = nn.Parameter(torch.tensor(math.log(config.dual_init)))
         self.phi_optimiser = torch.optim.Adam(self.phi.parameters(), lr=config.lr, fused=True)
-        self.dual_optimiser = torch.optim.Adam([self.log_lambda], lr=config.dual_lr)
+        self.dual_optimiser = torch.optim.Adam([self.log_lambda], lr=config.dual_lr, fused=True)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        step = self.encode(batch.next_obs) - self.encode(batch.obs)  # (B, D)
+        step = self.step(batch)  # (B, D)
         progress = (step * self.direction(batch.skill)).sum(-1)  # (B,)
         length = step.square().sum(-1)  # (B,)
         constraint = (1 - length).clamp(max=self.config.slack)
@@ -86,8 +86,13 @@ class Metra(Learner):
 
     @torch.no_grad()
     def signal(self, batch: Batch) -> Tensor:
-        step = self.encode(batch.next_obs) - self.encode(batch.obs)
+        step = self.step(batch)
         return (step * self.direction(batch.skill)).sum(-1, keepdim=True)  # (B, 1)
+
+    def step(self, batch: Batch) -> Tensor:
+        """phi(s') - phi(s), (B, D), in one pass."""
+        before, after = self.encode(torch.cat((batch.obs, batch.next_obs))).chunk(2)
+        return after - before
 
     def direction(self, z: Tensor) -> Tensor:
         """z, or for one-hot skills the centred (z - 1/D) D/(D-1): 1 at its entry, mean zero."""

@@ -126,6 +126,45 @@ def test_a_run_makes_updates_and_a_library_that_acts_as_the_agent(
 
 
 @every_learner
+def test_every_tensor_of_an_update_is_where_the_batch_is(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On torch's `meta` device, which computes shapes and refuses to mix with the CPU."""
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda _: None)  # has no kernel for it
+    run = Discovery(small(name))
+    run.collect()
+    for module in (run.learner, run.agent):
+        module.to("meta")
+    batch = run.replay.steps(16)
+    fields = {k: v.to("meta") for k, v in vars(batch).items() if v is not None}
+    batch = batch.replace(**fields)
+    metrics = run.learner.update(batch)
+    batch = run.learner.relabel(batch, run.rng)
+    signal, weights = run.learner.signal(batch), run.learner.task_vector(batch.skill)
+    metrics |= run.agent.update(batch, signal, weights)
+    run.learner.goal_skill(batch.obs, batch.next_obs)
+    assert {v.device.type for v in (signal, weights, *metrics.values())} == {"meta"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@every_learner
+def test_a_run_on_a_gpu_makes_the_same_updates(name: str, tmp_path: Path) -> None:
+    """The same draws, so the same run up to rounding; its library acts on the CPU."""
+    runs = [Discovery(small(name), device) for device in ("cpu", "cuda")]
+    for run in runs:
+        run.collect()
+        run.learn()
+    one, other = (run.agent.policy_layers() for run in runs)
+    for (w, b), (w2, b2) in zip(one, other, strict=True):
+        np.testing.assert_allclose(w, w2, atol=1e-3)
+        np.testing.assert_allclose(b, b2, atol=1e-3)
+    second = Discovery(small(name), "cuda")
+    path = checkpoint.save(tmp_path / "checkpoints", "1", runs[1].checkpoint())
+    second.restore(checkpoint.load(path))
+    SkillLibrary.load(export(runs[1], tmp_path / "library", {"command": "test"}, {}))
+
+
+@every_learner
 @pytest.mark.parametrize("visited", [0.0, 0.5])
 def test_resume_is_bit_equal_to_a_run_that_never_stopped(
     name: str, visited: float, tmp_path: Path

@@ -111,9 +111,10 @@ def test_policy_starts_near_a_standard_normal_before_the_squashing() -> None:
 def test_policy_clamps_its_log_std() -> None:
     actor = SquashedGaussian(2, 1, (), generator=seeded())
     with torch.no_grad():
-        actor.head.weight.zero_()
+        [head] = actor.net.layers()
         for bias, expected in ((-9.0, -5.0), (0.3, 0.3), (7.0, 2.0)):
-            actor.head.bias[1] = bias
+            head.weight.zero_()
+            head.bias[..., 1] = bias
             assert actor(torch.zeros(1, 1), torch.zeros(1, 1))[1].item() == pytest.approx(expected)
 
 
@@ -121,7 +122,7 @@ def test_policy_sample_is_tanh_of_mean_plus_scaled_noise() -> None:
     actor = SquashedGaussian(5, 2, (6,), generator=seeded())
     obs, skill, noise = (torch.randn(4, d, generator=seeded(d)) for d in (3, 2, 2))
     mean, log_std = actor(obs, skill)
-    action, log_prob = actor.sample(obs, skill, noise)
+    action, log_prob, *_ = actor.sample(obs, skill, noise)
     torch.testing.assert_close(action, torch.tanh(mean + log_std.exp() * noise))
     assert log_prob.shape == (4,)
 
@@ -196,14 +197,13 @@ def test_stacked_critics_equal_separate_networks(hidden: tuple[int, ...], layer_
     assert out.shape == (3, 8, 3)
     for e in range(3):
         h = x
-        for i, (weight, bias) in enumerate(zip(critics.weights, critics.biases, strict=True)):
-            h = h @ weight[e].detach().numpy() + bias[e].detach().numpy()
+        for i, layer in enumerate(critics.layers()):
+            weight, bias, *norm = (p[e].detach().numpy() for p in layer if p is not None)
+            h = h @ weight.T + bias
             if i < len(hidden):
                 if layer_norm:
                     h = (h - h.mean(1, keepdims=True)) / np.sqrt(h.var(1, keepdims=True) + 1e-5)
-                    gain, shift = (
-                        p[i][e].detach().numpy() for p in (critics.gains, critics.shifts)
-                    )
+                    gain, shift = norm
                     h = h * gain + shift
                 h = np.maximum(h, 0)
         np.testing.assert_allclose(out[e], h, atol=1e-5)

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from etude.agents.kernels import Stack
 from etude.agents.replay import Batch
 from etude.agents.sac import SAC, SACConfig
 
 O, A, Z, B = 4, 2, 3, 6
-PARTS = {"w": "weights", "b": "biases", "gain": "gains", "shift": "shifts"}
+PARTS = {"w": "weight", "b": "bias", "gain": "gain", "shift": "shift"}
 Array = np.ndarray
 Layers = list[dict[str, Array]]
 
@@ -61,6 +62,17 @@ class Net:
         return grads, grad
 
 
+def members(stack: Stack, activation: str = "relu") -> list[Net]:
+    """Each of the stacked networks, with copies of its parameters."""
+    nets: list[Layers] = [[] for _ in range(stack.members)]
+    for layer in stack.layers():
+        for e, net in enumerate(nets):
+            parts = {k: getattr(layer, name) for k, name in PARTS.items()}
+            arrays = {k: v[e].detach().numpy().copy() for k, v in parts.items() if v is not None}
+            net.append({k: v.T.copy() if k == "w" else v[0] for k, v in arrays.items()})
+    return [Net(net, activation) for net in nets]
+
+
 class NumpyAdam:
     """Adam (Kingma & Ba 2015) on a list of arrays, in place."""
 
@@ -87,32 +99,14 @@ class NumpySAC:
 
     def __init__(self, sac: SAC) -> None:
         self.c, self.entropy_in_target = sac.config, sac.entropy_in_target
-        state = {k: v.numpy().copy() for k, v in sac.state_dict().items()}
-        trunk = [f"actor.trunk.{2 * i}" for i in range(len(self.c.hidden))]
-        self.actor = Net(
-            [
-                {"w": state[f"{n}.weight"].T.copy(), "b": state[f"{n}.bias"]}
-                for n in (*trunk, "actor.head")
-            ],
-            self.c.activation,
-        )
-        self.critics = [self._critic(state, "critics", e) for e in range(self.c.critics)]
-        self.targets = [self._critic(state, "targets", e) for e in range(self.c.critics)]
+        [self.actor] = members(sac.actor.net, self.c.activation)
+        self.critics = members(sac.critics)
+        self.targets = members(sac.targets)
         self.log_alpha = np.log([self.c.alpha0]).astype(np.float32).astype(np.float64)
         self.critic_adam = NumpyAdam([p for n in self.critics for p in flat(n.layers)], self.c.lr)
         self.actor_adam = NumpyAdam(flat(self.actor.layers), self.c.lr)
         self.alpha_adam = NumpyAdam([self.log_alpha], self.c.alpha_lr)
         self.updates = 0
-
-    def _critic(self, state: dict[str, Array], name: str, e: int) -> Net:
-        last = len(self.c.hidden)
-        normed = [self.c.layer_norm] * last + [False]
-        return Net(
-            [
-                {k: state[f"{name}.{PARTS[k]}.{i}"][e] for k in (PARTS if normed[i] else "wb")}
-                for i in range(last + 1)
-            ]
-        )
 
     def sample(self, obs: Array, skill: Array, noise: Array) -> tuple[Array, Array, Array]:
         head = self.actor.forward(np.concatenate((obs, skill), 1))
@@ -178,16 +172,13 @@ class NumpySAC:
     def assert_equal(self, sac: SAC) -> None:
         """Every parameter, target and the temperature, to float64 accuracy."""
         close = {"rtol": 1e-8, "atol": 1e-10}
-        layers = [m for m in (*sac.actor.trunk, sac.actor.head) if hasattr(m, "weight")]
-        for own, layer in zip(self.actor.layers, layers, strict=True):
-            np.testing.assert_allclose(layer.weight.detach().numpy().T, own["w"], **close)
-            np.testing.assert_allclose(layer.bias.detach().numpy(), own["b"], **close)
-        for nets, stacked in ((self.critics, sac.critics), (self.targets, sac.targets)):
-            for e, net in enumerate(nets):
-                for i, layer in enumerate(net.layers):
-                    for k, value in layer.items():
-                        theirs = getattr(stacked, PARTS[k])[i][e].detach().numpy()
-                        np.testing.assert_allclose(theirs.reshape(value.shape), value, **close)
+        stacks = ([self.actor], sac.actor.net), (self.critics, sac.critics)
+        for nets, stack in (*stacks, (self.targets, sac.targets)):
+            for net, theirs in zip(nets, members(stack), strict=True):
+                for layer, values in zip(net.layers, theirs.layers, strict=True):
+                    assert set(layer) == set(values)
+                    for name, value in layer.items():
+                        np.testing.assert_allclose(values[name], value, **close)
         np.testing.assert_allclose(sac.log_alpha.detach().numpy(), self.log_alpha, **close)
 
 
@@ -298,7 +289,7 @@ def test_entropy_enters_the_target_exactly_once_along_w() -> None:
     noise_state = without.generator.get_state()  # that of both: one seed, one initialisation
     y, y_without = (s._target(batch, b["signal"], b["w"], alpha) for s in (with_entropy, without))
     noise = torch.randn((B, A), generator=seeded().set_state(noise_state), dtype=torch.float64)
-    _, log_prob = without.actor.sample(batch.next_obs, batch.skill, noise)
+    log_prob = without.actor.sample(batch.next_obs, batch.skill, noise).log_prob
     lost = ((y_without - y) * b["w"]).sum(1)
     expected = 0.99 * (1 - batch.terminated) * 0.3 * log_prob.detach()
     torch.testing.assert_close(lost, expected, rtol=1e-6, atol=1e-9)

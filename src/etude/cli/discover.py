@@ -45,6 +45,8 @@ class Running(Config):
     """minutes between checkpoints; 0 = only at the end or when interrupted"""
     threads: Annotated[int, Range(1)] = 1
     """threads of one update (one thread and a second run on the other core is faster overall)"""
+    device: str = "cpu"
+    """where replay and updates are: cpu, cuda or cuda:N; physics stays on the CPU"""
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,13 @@ def main(argv: Sequence[str]) -> int:
         known.learner, known.env = known.learner or "metra", known.env or "half-cheetah"
     default = Arguments(preset(known.learner, known.env, known.preset))
     args = tyro.cli(Arguments, default=default, args=rest, prog=f"discover {known.learner}")
+    run = Discovery(args.config, args.running.device)
     out = args.running.out or Path("runs") / f"{args.config.env}-{args.config.learner}"
     folder = runs.new_folder(out)
     made = runs.provenance(["discover", *argv])
     runs.write_json(folder / "config.json", {"discover": to_dict(args.config), "provenance": made})
     torch.set_num_threads(args.running.threads)
-    return discover(Discovery(args.config), folder, args.running)
+    return discover(run, folder, args.running)
 
 
 def discover(
@@ -173,7 +176,7 @@ def _resume(folder: Path, rest: Sequence[str]) -> int:
         Running, default=Running(out=folder), args=list(rest), prog="discover --resume"
     )
     torch.set_num_threads(running.threads)
-    run = Discovery(config)
+    run = Discovery(config, running.device)
     tree = checkpoint.load(newest)
     run.restore(tree["run"])
     if run.done and (folder / LIBRARY).is_dir():
