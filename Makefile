@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 SETTINGS := pyproject.toml setup.py constraints.txt
 
-.PHONY: help train test test-slow check layout typing format clean
+.PHONY: help train test test-slow bench bench-learning check layout typing format clean
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -26,6 +26,12 @@ test: .venv/.ready-test ## the whole test suite but its slow part (at most ten m
 
 test-slow: .venv/.ready-test ## the slow part: training runs, a clean installation
 	$(PYTEST) -m slow
+
+bench: .venv/.ready ## measure throughput into docs/performance.md (at most 15 minutes on two cores)
+	$(BIN)/python bench/run.py
+
+bench-learning: .venv/.ready ## measure learning per minute (hours; goes on where it was stopped)
+	$(BIN)/python bench/learning.py
 
 check: .venv/.ready-test typing ## format, lint, types and layout: under a minute, before every commit
 	$(BIN)/ruff format --check .

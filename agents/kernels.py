@@ -144,16 +144,18 @@ class Stack(nn.Module):
         grad = grad @ self.layers()[i].weight
         if self.tanh:
             return grad.mul_(1 - h * h)
-        return _relu_gradient(grad, h, 0, grad_input=grad)
+        _relu_gradient(grad, h, 0, grad_input=grad)
+        return grad
 
     def _before_norm(self, i: int, trace: Trace, grad: Tensor, own: Layer | None = None) -> Tensor:
         """Gradient of layer i's product, from that after its norm; sets gain and shift of `own`."""
         _, normed, inverse = trace[i]
-        if normed is None or inverse is None:
+        gain = self.layers()[i].gain
+        if normed is None or inverse is None or gain is None:
             return grad
         if own is not None and own.gain is not None and own.shift is not None:
             torch.sum(grad * normed, 1, keepdim=True, out=own.gain)
             torch.sum(grad, 1, keepdim=True, out=own.shift)
-        g = grad * self.layers()[i].gain
+        g = grad * gain
         along = (g * normed).mean(-1, keepdim=True)
         return inverse * (g - g.mean(-1, keepdim=True) - normed * along)

@@ -151,7 +151,7 @@ class SAC(nn.Module):
         """The critics' common target y, (B, K)."""
         noise = self._noise(batch.next_obs)
         action, log_prob, *_ = self.actor.sample(batch.next_obs, batch.skill, noise)
-        psi = self.targets(torch.cat((batch.next_obs, batch.skill, action), -1))  # (E, B, K)
+        psi: Tensor = self.targets(torch.cat((batch.next_obs, batch.skill, action), -1))
         smallest = (psi * w).sum(-1).min(0).indices  # (B,)
         future = psi.gather(0, smallest[None, :, None].expand(1, *w.shape))[0]  # (B, K)
         if self.entropy_in_target:
@@ -234,4 +234,3 @@ def set_moments(optimiser: Optimizer, tree: Mapping[str, Any]) -> None:
         for i, values in tree.items()
     }
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
-

@@ -161,6 +161,7 @@ def learning_curves(
     *,
     share: bool = False,
     note: str = "",
+    xlabel: str = "environment steps",
 ) -> Figure:
     """Values over environment steps: a thin line per seed, a thick one for their IQM.
 
@@ -170,6 +171,7 @@ def learning_curves(
         title: of the picture.
         share: the values are shares, shown in percent from 0 to 100.
         note: a sentence for the line under the title.
+        xlabel: what the curves' first values are, if not steps.
     """
     seeds = sorted({len(c) for c in curves.values()})
     several = seeds != [1]
@@ -182,7 +184,7 @@ def learning_curves(
             ax.plot(steps, values, style, color=colour, linewidth=0.8, alpha=0.35)
         grid, middle = _together(runs)
         ax.plot(grid, middle, style, color=colour, linewidth=2.2, label=name)
-    ax.set_xlabel("environment steps")
+    ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     if share:

@@ -21,12 +21,12 @@ from torch import Tensor
 from etude import checkpoint
 from etude.agents.networks import Normaliser
 from etude.agents.replay import Replay
-from etude.agents.sac import SACConfig
+from etude.agents.sac import SAC, SACConfig
 from etude.config import Config, Range, replace
 from etude.envs import registry
 from etude.errors import UsageError
 from etude.skills import learners, presets
-from etude.skills.learners.base import LearnerConfig, Spec
+from etude.skills.learners.base import Learner, LearnerConfig, Spec
 from etude.skills.spaces import SkillSpace
 
 
@@ -66,6 +66,8 @@ class DiscoverConfig(Config):
     """seed of networks, environments, skills and batches"""
     steps: Annotated[int, Range(1)] = 500_000
     """environment steps of the whole run"""
+    minutes: Annotated[float, Range(0)] = 0.0
+    """training time after which the run ends even so, evaluation not counted; 0 = no limit"""
     method: LearnerConfig = field(default_factory=LearnerConfig)
     """settings of the learner"""
     agent: SACConfig = field(default_factory=SACConfig)
@@ -141,21 +143,7 @@ class Discovery:
         self.normaliser = Normaliser(self.env_spec.obs_mean, self.env_spec.obs_std).to(self.device)
         fields = self.env_spec.slices()
         spec = Spec(fields, self.env_spec.obs_dim, self.env_spec.action_dim)
-        method = learners.get(config.learner)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(net_seed)
-            self.learner = method(spec, config.method)
-            self.agent = self.learner.agent(
-                spec.obs_dim,
-                spec.action_dim,
-                self.space.dim,
-                config.agent,
-                signal_dim=self.learner.signal_dim,
-                entropy_in_target=self.learner.entropy_in_target,
-                generator=torch.Generator().manual_seed(net_seed),
-            )
-        self.learner.to(self.device)
-        self.agent.to(self.device)
+        self.learner, self.agent = self._networks(spec, net_seed)
         self.replay = Replay(
             loop.replay_capacity,
             loop.num_envs,
@@ -173,6 +161,23 @@ class Discovery:
             (loop.num_envs, loop.episode_steps + 1, len(self.env_spec.descriptor))
         )
 
+    def _networks(self, spec: Spec, seed: int) -> tuple[Learner, SAC]:
+        """Learner and agent with weights drawn from `seed`, on the run's device."""
+        config = self.config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            learner = learners.get(config.learner)(spec, config.method)
+            agent = learner.agent(
+                spec.obs_dim,
+                spec.action_dim,
+                learner.space.dim,
+                config.agent,
+                signal_dim=learner.signal_dim,
+                entropy_in_target=learner.entropy_in_target,
+                generator=torch.Generator().manual_seed(seed),
+            )
+        return learner.to(self.device), agent.to(self.device)
+
     @property
     def space(self) -> SkillSpace:
         """The space of this run's skills."""
@@ -180,8 +185,9 @@ class Discovery:
 
     @property
     def done(self) -> bool:
-        """Whether the run has all its steps."""
-        return self.steps >= self.config.steps
+        """Whether the run has all its steps, or its time is up."""
+        limit = 60 * self.config.minutes or float("inf")
+        return self.steps >= self.config.steps or self.seconds >= limit
 
     def run(self, callbacks: Sequence[Callback] = ()) -> None:
         """Epochs until the configured number of steps; a callback may raise to stop the run."""
