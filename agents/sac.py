@@ -11,6 +11,7 @@ The critics put out psi (K numbers) and Q = <psi(s,a,z), w(z)>. A reward is K = 
     L_psi = mean_B sum_i sum_K 1/2 (psi_i - y)^2
     L_pi  = mean_B (alpha log pi(a|s,z) - min_i <psi_i(s,a,z), w>)                   a ~ pi(.|s,z)
 
+Gradients are written out instead of recorded by autograd (`kernels.py`, `SquashedGaussian`).
 w/|w|^2 spreads the entropy so that <y, w> receives exactly -alpha log pi; `entropy_in_target =
 False` (CSF) leaves it out. Order within an update: critics, policy, alpha, targets.
 

@@ -9,7 +9,7 @@ Shapes: M episodes, T steps, D descriptor, O observation, Z skill, C command, A 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -20,7 +20,9 @@ from etude.errors import LibraryError, UsageError
 from etude.skills.controllers.base import Controller
 from etude.skills.library import SkillLibrary
 from etude.skills.spaces import Discrete, SkillSpace
-from etude.skills.vec_env import LibraryLevel, LowLevel
+
+if TYPE_CHECKING:
+    from etude.skills.vec_env import LowLevel
 
 EPISODES, STEPS = 48, 200
 """Evaluation of skills (METRA's released code)."""
@@ -175,6 +177,8 @@ def rollout_task(
         LibraryError: the skills belong to another body.
         UsageError: no such task, or k below 1.
     """
+    from etude.skills.vec_env import LibraryLevel  # and SB3 with it, only where there is a task
+
     if k < 1:
         raise UsageError(f"k = {k}: choose 1 or more steps per decision.")
     if isinstance(level, LibraryLevel):

@@ -63,7 +63,11 @@ class Learner(nn.Module, ABC):
     def __init__(self, spec: Spec, config: LearnerConfig) -> None:
         super().__init__()
         self.spec = spec
-        self.columns: list[int] = spec.columns(config.skill_obs)
+        chosen = spec.columns(config.skill_obs)
+        self.seen = len(chosen)  # width of what the representation sees
+        # obs[:, columns] is that; a slice where it can be one, because a list makes a copy
+        whole = slice(chosen[0], chosen[-1] + 1)
+        self.columns = whole if chosen == list(range(spec.obs_dim))[whole] else chosen
 
     @abstractmethod
     def update(self, batch: Batch) -> dict[str, Tensor]:

@@ -49,15 +49,14 @@ class Diayn(Learner):
     def __init__(self, spec: Spec, config: Config) -> None:
         super().__init__(spec, config)
         self.config = config
-        seen = len(self.columns)
         self.discrete = config.skills == "discrete"
         self.q: densities.Categorical | densities.Gaussian
         if self.discrete:
             self.space = Discrete(config.dim)
-            self.q = densities.Categorical(seen, config.dim, config.hidden)
+            self.q = densities.Categorical(self.seen, config.dim, config.hidden)
         else:
             self.space = Gaussian(config.dim)
-            self.q = densities.Gaussian(seen, config.dim, config.hidden, config.min_std)
+            self.q = densities.Gaussian(self.seen, config.dim, config.hidden, config.min_std)
         self.optimiser = torch.optim.Adam(self.q.parameters(), lr=config.lr, fused=True)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:

@@ -57,10 +57,13 @@ class Metra(Learner):
         self.config = config
         self.discrete = config.skills == "discrete"
         self.space = Discrete(config.dim) if self.discrete else Sphere(config.dim)
-        self.phi = mlp((len(self.columns), *config.hidden, config.dim))
+        self.phi = mlp((self.seen, *config.hidden, config.dim))
         self.log_lambda = nn.Parameter(torch.tensor(math.log(config.dual_init)))
-        self.phi_optimiser = torch.optim.Adam(self.phi.parameters(), lr=config.lr, fused=True)
-        self.dual_optimiser = torch.optim.Adam([self.log_lambda], lr=config.dual_lr, fused=True)
+        groups = [
+            {"params": self.phi.parameters(), "lr": config.lr},
+            {"params": [self.log_lambda], "lr": config.dual_lr},
+        ]
+        self.optimiser = torch.optim.Adam(groups, fused=True)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         step = self.step(batch)  # (B, D)
@@ -68,14 +71,10 @@ class Metra(Learner):
         length = step.square().sum(-1)  # (B,)
         constraint = (1 - length).clamp(max=self.config.slack)
         loss = -(progress + self.log_lambda.detach().exp() * constraint).mean()
-        self.phi_optimiser.zero_grad()
-        loss.backward()
-        self.phi_optimiser.step()
-
         dual_loss = self.log_lambda * constraint.detach().mean()
-        self.dual_optimiser.zero_grad()
-        dual_loss.backward()
-        self.dual_optimiser.step()
+        self.optimiser.zero_grad()
+        (loss + dual_loss).backward()
+        self.optimiser.step()
         with torch.no_grad():
             self.log_lambda.clamp_(-5, 10)
         return {

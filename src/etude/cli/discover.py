@@ -16,7 +16,6 @@ import tyro
 
 from etude import checkpoint
 from etude.cli import runs
-from etude.cli.evaluate import report
 from etude.cli.progress import Progress
 from etude.config import Config, Range, to_dict
 from etude.envs import registry
@@ -98,6 +97,8 @@ def discover(
     code = train(run, folder, running, visited)
     if code:
         return code
+    from etude.cli.evaluate import report  # a second of imports, when nobody waits for them
+
     print(f"library      {folder / LIBRARY}\nTensorBoard  tensorboard --logdir {folder}")
     print(f"report       {report(folder / LIBRARY, folder, _made(folder))}")
     return 0
