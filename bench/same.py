@@ -1,4 +1,4 @@
-"""SHA-256 of the tensors that a short run of every learner exports: what a speed-up must not change.
+"""SHA-256 of what a short run of every learner exports: what a speed-up must not change.
 
     OMP_NUM_THREADS=1 python bench/same.py [--steps 4800]
 
