@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from etude.agents.networks import check_sizes
-from etude.checkpoint import generator_state, set_generator_state
+from etude.checkpoint import Rows, generator_state, set_generator_state
 from etude.errors import CheckpointError, UsageError
 
 Ints = NDArray[np.int64]
@@ -32,6 +32,7 @@ Bools = NDArray[np.bool_]
 
 OPEN = np.iinfo(np.int32).max
 ROUNDS = 8
+PIECE = 2**16  # rows read from a checkpoint at a time
 
 
 @dataclass(frozen=True)
@@ -257,13 +258,13 @@ class Replay:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Arrays, counters and generator. The arrays are the live ones, as in torch."""
+        """Arrays, rows, counters and generator. The arrays are the live ones, as in torch."""
         return {
             "widths": self.widths,
             "capacity": self.capacity,
             "num_envs": self.num_envs,
             "total": self.total,
-            "rows": self._rows[: len(self)].cpu().numpy(),
+            "rows": Rows(self._oldest * self.num_envs, self.total * self.num_envs, self._read),
             "last": self._last[: len(self)],
             "begin": self._begin,
             "time": self._time,
@@ -281,12 +282,18 @@ class Replay:
                     "resume with the settings of the run."
                 )
         self.total = int(state["total"])
-        self._rows[: len(self)] = self._tensor(np.asarray(state["rows"]))
+        for first, rows in state["rows"].pieces(PIECE):
+            places = np.arange(first, first + len(rows)) % self.capacity
+            self._rows[self._tensor(places)] = self._tensor(np.ascontiguousarray(rows))
         self._last[: len(self)] = state["last"]
         self._begin, self._time, self._skill = (
             np.array(state[name]) for name in ("begin", "time", "skill")
         )
         set_generator_state(self.rng, state["generator"])
+
+    def _read(self, begin: int, end: int) -> np.ndarray:
+        """Rows of the log of all rows ever added, of those that are still there."""
+        return self._gather(np.arange(begin, end) % self.capacity).cpu().numpy()
 
     def _check(self, batch: int, length: int = 1) -> None:
         check_sizes(batch=batch, length=length)
@@ -294,9 +301,12 @@ class Replay:
             raise UsageError("the replay is empty: collect steps before sampling.")
 
     def _batch(self, rows: Ints) -> Batch:
-        gathered = self._rows.index_select(0, self._tensor(rows))
+        gathered = self._gather(rows)
         obs, action, next_obs, skill, terminated, time = torch.split(gathered, self.widths, 1)
         return Batch(obs, action, next_obs, skill, terminated[:, 0], time[:, 0])
+
+    def _gather(self, rows: Ints) -> Tensor:
+        return self._rows.index_select(0, self._tensor(rows))
 
     def _times(self, rows: Ints) -> np.ndarray:
         """Steps since the skill began, of stored rows."""

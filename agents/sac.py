@@ -188,6 +188,11 @@ class SAC(nn.Module):
         """
         return self.actor.mean_layers()
 
+    def gradients(self) -> dict[str, Tensor]:
+        """The gradients of the last update, flat, by network."""
+        networks = {"actor": self.actor.net.flat, "critics": self.critics.flat}
+        return {name: flat.grad for name, flat in networks.items() if flat.grad is not None}
+
     def optimisers(self) -> dict[str, Adam]:
         """The Adam optimisers by name: actor, critics, alpha."""
         return dict(self._optimisers)

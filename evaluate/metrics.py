@@ -144,7 +144,7 @@ class RunningCoverage:
         return {
             "steps": [steps for steps, _ in self._queue],
             "sizes": [len(visited) for _, visited in self._queue],
-            "queue": np.array([c for _, visited in self._queue for c in visited], dtype=np.int64),
+            "queue": np.array([c for _, v in self._queue for c in sorted(v)], dtype=np.int64),
             "total": np.array(sorted(self._total), dtype=np.int64),
         }
 

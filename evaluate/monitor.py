@@ -7,7 +7,7 @@ the same with and without it.
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -94,25 +94,39 @@ class Monitor:
         self._file = folder / FILE if folder else None
         if self._file and self._file.is_file():
             self.history = read_history(self._file)
-        self._seen = -1  # steps at the previous epoch
 
     def on_epoch(self, discovery: Run) -> None:
         """Count what was visited; evaluate when it is time."""
-        if self._seen < 0:  # a resumed run may start before the last evaluation it once made
-            self.history = [row for row in self.history if row["steps"] < discovery.steps]
-            self._seen = int(self.history[-1]["steps"]) if self.history else 0
-        self.coverage.add(discovery.collected)
-        due = discovery.steps // self.every_steps > self._seen // self.every_steps
-        self._seen = discovery.steps
-        if due or discovery.done:
+        self.count(discovery)
+        if self.due(discovery):
             self.evaluate(discovery)
 
-    def evaluate(self, discovery: Run) -> dict[str, float]:
-        """Measure the present skills; returns the new row of `history`."""
+    def count(self, discovery: Run) -> None:
+        """Count what the last epoch visited."""
+        self.coverage.add(discovery.collected)
+
+    def due(self, discovery: Run) -> bool:
+        """Whether the run, between two epochs, is to be evaluated before it goes on."""
+        now = discovery.steps  # a resumed run may start before the last evaluation it once made
+        self.history = [row for row in self.history if row["steps"] <= now]
+        if not self.history and not now:
+            return True
+        last = int(self.history[-1]["steps"]) if self.history else 0
+        crossed = now // self.every_steps > last // self.every_steps
+        return crossed or (discovery.done and last < now)
+
+    def evaluate(
+        self, discovery: Run, stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, float]:
+        """Measure the present skills; returns the new row of `history`.
+
+        Raises:
+            Stopped: `stop()` became true meanwhile; nothing was written.
+        """
         if self._venv is None:
             self._venv = registry.make_vec(self.env_id, self.episodes, max_steps=STEPS)
         skills = discovery.snapshot()
-        made = rollout_skills(skills, self._venv)
+        made = rollout_skills(skills, self._venv, stop=stop)
         values = {
             **policy_metrics(made.paths, self.spec.cell),
             "queue_coverage": float(self.coverage.queue),

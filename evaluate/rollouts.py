@@ -8,6 +8,7 @@ Shapes: M episodes, T steps, D descriptor, O observation, Z skill, C command, A 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,7 +17,7 @@ import numpy as np
 from etude.envs import registry
 from etude.envs.engine import BatchedEnv
 from etude.envs.spec import EnvSpec
-from etude.errors import LibraryError, UsageError
+from etude.errors import LibraryError, Stopped, UsageError
 from etude.skills.controllers.base import Controller
 from etude.skills.library import SkillLibrary
 from etude.skills.spaces import Discrete, SkillSpace
@@ -102,6 +103,7 @@ def rollout_skills(
     episodes: int = EPISODES,
     steps: int = STEPS,
     seed: int = 0,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Rollouts:
     """Act out one skill per episode, deterministically.
 
@@ -112,16 +114,18 @@ def rollout_skills(
         episodes: how many, where neither `z` nor a vector says so.
         steps: length of an episode, unless the environment ends it earlier.
         seed: episode i starts as environment `seed + i` does.
+        stop: asked before each step.
 
     Raises:
         LibraryError: the skills belong to another body.
+        Stopped: `stop()` was true.
         UsageError: no such environment, or not one skill per episode.
     """
     if isinstance(env, str):
         count = episodes if z is None else len(z)
         venv = registry.make_vec(env, count, max_steps=steps)
         try:
-            return rollout_skills(skills, venv, z=z, steps=steps, seed=seed)
+            return rollout_skills(skills, venv, z=z, steps=steps, seed=seed, stop=stop)
         finally:
             venv.close()
     check_body(skills, env.env_spec)
@@ -129,10 +133,17 @@ def rollout_skills(
         z = published_skills(skills.space, env.num_envs, np.random.default_rng(seed))
     if len(z) != env.num_envs:
         raise UsageError(f"{len(z)} skills for {env.num_envs} environments: give one each.")
-    return _act_out(skills, env, z, steps, seed)
+    return _act_out(skills, env, z, steps, seed, stop)
 
 
-def _act_out(skills: Skills, env: BatchedEnv, z: np.ndarray, steps: int, seed: int) -> Rollouts:
+def _act_out(
+    skills: Skills,
+    env: BatchedEnv,
+    z: np.ndarray,
+    steps: int,
+    seed: int,
+    stop: Callable[[], bool],
+) -> Rollouts:
     """One skill in every environment until its episode ends, or for `steps`."""
     spec, n, body = env.env_spec, env.num_envs, slice(env.env_spec.body_dim)
     obs, _ = env.reset(seed=seed)
@@ -141,6 +152,8 @@ def _act_out(skills: Skills, env: BatchedEnv, z: np.ndarray, steps: int, seed: i
     seen[:, 0], paths[:, 0] = obs[:, body], env.descriptor()
     lengths, active = np.zeros(n, np.int64), np.ones(n, dtype=bool)
     for t in range(steps):
+        if stop():
+            raise Stopped
         action = skills.act(obs[:, body], z)
         obs, _, terminated, truncated, infos = env.step(action, active)
         now, final = active[:, None], infos["final_obs_array"][:, body]

@@ -1,8 +1,8 @@
 """The loop that every learner runs in: collect, learn, hand a library over.
 
 One epoch is one episode in each environment, then `updates_per_epoch` updates; each update takes
-a fresh batch, moves the representation, computes the signal with it, and moves the agent. Epochs
-end at episode boundaries, so a run that is stopped and resumed there goes on exactly.
+a fresh batch, moves the representation, computes the signal with it, and moves the agent. A run may
+be stopped after any step or update, and goes on from its checkpoint exactly.
 
 Shapes: N environments, T steps of an episode, O observation, Z skill, D descriptor.
 """
@@ -10,7 +10,7 @@ Shapes: N environments, T steps of an episode, O observation, Z skill, D descrip
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol
 
@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from etude import checkpoint
+from etude.agents.finite import check_observations, check_tensors
 from etude.agents.networks import Normaliser
 from etude.agents.replay import Replay
 from etude.agents.sac import SAC, SACConfig
 from etude.config import Config, Range, replace
 from etude.envs import registry
-from etude.errors import UsageError
+from etude.errors import NotFiniteError, UsageError
 from etude.skills import learners, presets
 from etude.skills.learners.base import Learner, LearnerConfig, Spec
 from etude.skills.spaces import SkillSpace
@@ -141,8 +142,8 @@ class Discovery:
                 f'environment "{config.env}" names no normaliser: give its spec obs_mean.'
             )
         self.normaliser = Normaliser(self.env_spec.obs_mean, self.env_spec.obs_std).to(self.device)
-        fields = self.env_spec.slices()
-        spec = Spec(fields, self.env_spec.obs_dim, self.env_spec.action_dim)
+        self._fields = self.env_spec.slices()
+        spec = Spec(self._fields, self.env_spec.obs_dim, self.env_spec.action_dim)
         self.learner, self.agent = self._networks(spec, net_seed)
         self.replay = Replay(
             loop.replay_capacity,
@@ -160,6 +161,10 @@ class Discovery:
         self.collected = np.zeros(
             (loop.num_envs, loop.episode_steps + 1, len(self.env_spec.descriptor))
         )
+        self._obs = np.zeros((loop.num_envs, spec.obs_dim), np.float32)
+        self._z = np.zeros((loop.num_envs, self.space.dim), np.float32)
+        self._sums: dict[str, Tensor] = {}  # of the metrics of the epoch's updates
+        self._begin_epoch()
 
     def _networks(self, spec: Spec, seed: int) -> tuple[Learner, SAC]:
         """Learner and agent with weights drawn from `seed`, on the run's device."""
@@ -189,6 +194,11 @@ class Discovery:
         limit = 60 * self.config.minutes or float("inf")
         return self.steps >= self.config.steps or self.seconds >= limit
 
+    @property
+    def between_epochs(self) -> bool:
+        """Whether no epoch is unfinished."""
+        return self._t == 0
+
     def run(self, callbacks: Sequence[Callback] = ()) -> None:
         """Epochs until the configured number of steps; a callback may raise to stop the run."""
         while not self.done:
@@ -196,35 +206,52 @@ class Discovery:
             for callback in callbacks:
                 callback.on_epoch(self)
 
-    def epoch(self) -> None:
-        """One episode in every environment, then the updates; sets `metrics`."""
+    def epoch(self, stop: Callable[[], bool] = lambda: False) -> bool:
+        """One episode in every environment, then the updates; sets `metrics`.
+
+        `stop` is asked before each step and each update. Returns whether the epoch is complete; one
+        that was stopped goes on where it was at the next call, also in a run that was restored.
+        """
         start = time.perf_counter()
-        self.collect()
-        if self.steps >= self.config.loop.warmup_steps:
-            self.metrics = self.learn()
+        complete = self.collect(stop) and self.learn(stop)
         elapsed = time.perf_counter() - start
         self.seconds += elapsed
-        self.metrics["time/fps"] = (
-            self.config.loop.num_envs * self.config.loop.episode_steps / elapsed
-        )
+        self._epoch_seconds += elapsed
+        if complete:
+            count = self.config.loop.num_envs * self.config.loop.episode_steps
+            self.metrics = {k: float(v) / self._u for k, v in self._sums.items()}
+            self.metrics["time/fps"] = count / self._epoch_seconds
+            self._begin_epoch()
+        return complete
 
-    def collect(self) -> None:
-        """One episode of `episode_steps` steps in every environment, into the replay."""
+    def _begin_epoch(self) -> None:
+        self._t = self._u = 0  # steps and updates of this epoch so far
+        self._epoch_seconds = 0.0
+        self._sums = {}
+
+    def collect(self, stop: Callable[[], bool] = lambda: False) -> bool:
+        """What is left of `episode_steps` steps in every environment, into the replay."""
         loop = self.config.loop
-        obs = self.reset()
-        z = np.zeros((loop.num_envs, self.space.dim), np.float32)
-        self.collected[:, 0] = self.venv.descriptor()
-        for t in range(loop.episode_steps):
-            z = self.learner.resample(z, t, self.rng, loop.hold)
-            action = self.act(obs, z)
-            next_obs, _, terminated, truncated, info = self.venv.step(action)
+        while self._t < loop.episode_steps:
+            if stop():
+                return False
+            if not self._t:
+                self._obs = self.reset()
+                check_observations(self._obs, self.steps // loop.num_envs, self._fields)
+                self.collected[:, 0] = self.venv.descriptor()
+            self._z = self.learner.resample(self._z, self._t, self.rng, loop.hold)
+            action = self.act(self._obs, self._z)
+            obs, _, terminated, truncated, info = self.venv.step(action)
             final = info["final_obs_array"]  # before any autoreset
-            self.replay.add(obs, action, final, z, terminated, truncated)
-            self.collected[:, t + 1] = info["descriptor"]
+            check_observations(final, self.steps // loop.num_envs, self._fields)
+            self.replay.add(self._obs, action, final, self._z, terminated, truncated)
+            self._t += 1
+            self.steps += loop.num_envs
+            self.collected[:, self._t] = info["descriptor"]
             if loop.visited_starts and not truncated.all():
                 self.starts.add(self.venv.descriptor(), self.venv.get_state())
-            obs = next_obs
-        self.steps += loop.num_envs * loop.episode_steps
+            self._obs = obs
+        return True
 
     def act(self, obs: np.ndarray, z: np.ndarray, deterministic: bool = False) -> np.ndarray:
         """Actions (N, A) of skills (N, Z) in raw observations (N, O)."""
@@ -241,21 +268,45 @@ class Discovery:
             obs, _ = self.venv.reset(options={"mask": chosen, "state": states})
         return obs
 
-    def learn(self) -> dict[str, float]:
-        """The updates of one epoch; returns the mean of each metric."""
-        sums: dict[str, Tensor] = {}
-        for _ in range(self.config.loop.updates_per_epoch):
-            batch = self.replay.steps(self.config.loop.batch_size).normalised(self.normaliser)
-            metrics = self.learner.update(batch)
-            batch = self.learner.relabel(batch, self.rng)
-            signal = self.learner.signal(batch)
-            weights = self.learner.task_vector(batch.skill)
-            metrics |= self.agent.update(batch, signal, weights)
-            metrics["skill/reward"] = (signal * weights).sum(-1).mean()
-            for key, value in metrics.items():
-                sums[key] = sums[key] + value if key in sums else value
-        self.updates += self.config.loop.updates_per_epoch
-        return {k: float(v) / self.config.loop.updates_per_epoch for k, v in sums.items()}
+    def learn(self, stop: Callable[[], bool] = lambda: False) -> bool:
+        """What is left of the epoch's updates, once the warm-up is over."""
+        loop = self.config.loop
+        while self.steps >= loop.warmup_steps and self._u < loop.updates_per_epoch:
+            if stop():
+                return False
+            for key, value in self._update().items():
+                self._sums[key] = self._sums[key] + value if key in self._sums else value
+            self._u += 1
+            self.updates += 1
+        return True
+
+    def _update(self) -> dict[str, Tensor]:
+        """A fresh batch for the learner, then its signal for the agent; returns the metrics."""
+        batch = self.replay.steps(self.config.loop.batch_size).normalised(self.normaliser)
+        learned = self.learner.update(batch)
+        drawn, batch = batch, self.learner.relabel(batch, self.rng)
+        signal = self.learner.signal(batch)
+        weights = self.learner.task_vector(batch.skill)
+        acted = self.agent.update(batch, signal, weights)
+        gradients = {k: p.grad for k, p in self.learner.named_parameters() if p.grad is not None}
+        try:
+            check_tensors(
+                self.updates,
+                {
+                    **{f"the learner's loss {k}": v for k, v in learned.items()},
+                    **{f"the learner's gradient of {k}": v for k, v in gradients.items()},
+                    "the signal to the agent": signal,
+                    **{f"the agent's loss {k}": v for k, v in acted.items()},
+                    **{
+                        f"the agent's gradient of {k}": v for k, v in self.agent.gradients().items()
+                    },
+                },
+            )
+        except NotFiniteError as error:
+            kept = {k: v for k, v in vars(drawn).items() if v is not None}
+            error.evidence = {"batch": kept, "learner": self.learner.checkpoint()}
+            raise
+        return {**learned, **acted, "skill/reward": (signal * weights).sum(-1).mean()}
 
     def snapshot(self) -> Snapshot:
         """The present skills as a policy to evaluate."""
@@ -265,6 +316,15 @@ class Discovery:
         """Everything that the rest of the run depends on, as a tree."""
         return {
             "counters": {"steps": self.steps, "updates": self.updates, "seconds": self.seconds},
+            "epoch": {
+                "t": self._t,
+                "u": self._u,
+                "seconds": self._epoch_seconds,
+                "obs": self._obs,
+                "z": self._z,
+                "collected": self.collected,
+                "sums": {k.replace("/", "."): v for k, v in self._sums.items()},
+            },
             "rng": checkpoint.generator_state(self.rng),
             "learner": self.learner.checkpoint(),
             "agent": self.agent.checkpoint(),
@@ -277,6 +337,12 @@ class Discovery:
         """Go on from a tree made by `checkpoint`."""
         self.steps, self.updates = tree["counters"]["steps"], tree["counters"]["updates"]
         self.seconds = tree["counters"]["seconds"]
+        epoch = tree["epoch"]
+        self._t, self._u, self._epoch_seconds = epoch["t"], epoch["u"], epoch["seconds"]
+        self._obs, self._z = np.array(epoch["obs"]), np.array(epoch["z"])
+        self.collected = np.array(epoch["collected"])
+        sums = {k.replace(".", "/"): v for k, v in epoch["sums"].items()}
+        self._sums = {k: torch.as_tensor(v).to(self.device) for k, v in sums.items()}
         checkpoint.set_generator_state(self.rng, tree["rng"])
         self.learner.restore(tree["learner"])
         self.agent.restore(tree["agent"])

@@ -19,6 +19,8 @@ from etude.skills.mlp import MLP, RawMLP
 from etude.skills.spaces import Array, SkillSpace
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # no dot: it cannot be a module's path
+MAX_FIELDS, MAX_DEPTH = 1024, 32
 POLICY = "policy"  # beside the encoders' names, so none of them may be called that
 ENV_OPTIONAL: dict[str, type] = {"constants": dict, "changes": list}
 ENV_KEYS = {"id": str, "body": str, "action_dim": int, "dt": float, **ENV_OPTIONAL}
@@ -59,6 +61,7 @@ class SetData:
         kinds: dict[str, type] = {"learner": str, "config": dict, "metrics": dict, "skills": list}
         for key, kind in kinds.items():
             object.__setattr__(self, key, _typed(key, plain(getattr(self, key)), kind))
+        check_word("learner of a set", self.learner)
         for row in self.skills:
             if not isinstance(row, dict) or not {"id", "z"} <= row.keys():
                 raise UsageError(f'set "{self.name}": a skill row needs "id" and "z", got {row}.')
@@ -116,6 +119,8 @@ class Contents:
         if not names or len(set(names)) < len(names):
             raise UsageError(f"a library needs one or more sets with distinct names, got {names}.")
         fields = body_fields(self.env)
+        for item in self.env["fields"]:
+            check_word("observation field", item["name"])
         for key, kind in ENV_KEYS.items():
             default = kind() if key in ENV_OPTIONAL else None
             _typed(f"the environment's {key}", self.env.get(key, default), kind)
@@ -131,11 +136,14 @@ def body_fields(env: Mapping[str, Any]) -> dict[str, int]:
     fields, hidden = env.get("fields"), env.get("task_fields", [])
     if not isinstance(fields, list) or not isinstance(hidden, list):
         raise UsageError("the environment's specification lacks its list of fields.")
+    if len(fields) > MAX_FIELDS:
+        raise UsageError(f"{len(fields)} observation fields: there may be {MAX_FIELDS}.")
     found: dict[str, int] = {}
     for item in fields:
         name, dim = (item.get("name"), item.get("dim")) if isinstance(item, dict) else (None, None)
         if not isinstance(name, str) or type(dim) is not int or dim < 1 or name in found:
-            raise UsageError(f"observation field {item} needs a name of its own and a width >= 1.")
+            text = f"{item!r:.80}"
+            raise UsageError(f"observation field {text} needs a name of its own and a width >= 1.")
         found[name] = dim
     return {name: dim for name, dim in found.items() if name not in hidden}
 
@@ -187,6 +195,15 @@ def check_name(what: str, name: object) -> None:
         )
 
 
+def check_word(what: str, name: str) -> None:
+    """Raise UsageError unless `name` is a plain word, which no tool could take for a class."""
+    if not WORD.fullmatch(name):
+        raise UsageError(
+            f"{what} {name!r:.80} cannot be used: choose up to 64 letters, digits, dashes or "
+            "underscores, without a dot."
+        )
+
+
 def _typed(what: str, value: Any, kind: type) -> Any:
     """`value`, if it is of this JSON type; a whole number is a float too."""
     if type(value) is not kind and not (kind is float and type(value) is int):
@@ -194,14 +211,27 @@ def _typed(what: str, value: Any, kind: type) -> Any:
     return value
 
 
-def plain(value: Any) -> Any:
-    """`value` as JSON data; NumPy becomes lists and numbers, NaN and infinity become None."""
+def plain(value: Any, depth: int = 0) -> Any:
+    """`value` as JSON data; NumPy becomes lists and numbers, NaN and infinity become None.
+
+    Raises:
+        UsageError: something that is no data, nests too deep, or has a key such as "_target_",
+            with which other tools name a class to be built.
+    """
+    if depth > MAX_DEPTH:
+        raise UsageError(f"data nested more than {MAX_DEPTH} levels cannot be stored in a library.")
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        found = {str(k): plain(v, depth + 1) for k, v in value.items()}
+        if hidden := [k for k in found if k.startswith("_")]:
+            raise UsageError(
+                f"the key {hidden[0]!r:.80} cannot be stored in a library: "
+                "choose one that does not begin with an underscore."
+            )
+        return found
     if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
+        return plain(value.tolist(), depth)
     if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
+        return [plain(v, depth + 1) for v in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int | str):

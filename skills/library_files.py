@@ -24,13 +24,11 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
@@ -38,7 +36,8 @@ from etude.checkpoint import sync
 from etude.errors import LibraryError, UsageError
 from etude.skills.library_card import card
 from etude.skills.library_data import POLICY, Contents, SetData, body_fields
-from etude.skills.mlp import MLP
+from etude.skills.library_json import only, parse, printable, reading, word
+from etude.skills.mlp import ACTIVATIONS, MLP, OUTPUTS
 from etude.skills.spaces import Array, SkillSpace
 
 SCHEMA = (1, 0)
@@ -58,10 +57,11 @@ LIMITS = {  # bytes
 }
 LISTED = frozenset(LIMITS) - {MANIFEST}
 MAX_HEADER = MEBIBYTE  # bytes of JSON at the start of a safetensors file
-MALFORMED = (
-    TypeError, ValueError, AttributeError, OverflowError, RecursionError, SafetensorError,
-)  # fmt: skip  # what data of the wrong shape makes Python and safetensors raise
 GOLDEN_ROWS, GOLDEN_SEED, GOLDEN_TOLERANCE = 32, 0, 1e-5
+MAX_GOLDEN_ROWS = 1024  # few bytes of observations may make a wide network need much memory
+INDEX_ENTRIES = {"schema", "name", "env", "sets", "provenance", "parents"}
+SET_ENTRIES = {"name", "learner", "config", "space", POLICY, "encoders", "metrics"}
+NET_ENTRIES = {"kind", "sizes", "activation", "output", "inputs", "input_fields"}
 
 Tensors = dict[str, Array]
 
@@ -103,23 +103,24 @@ def read(folder: Path, allow_newer: bool = False) -> Contents:
         LibraryError: anything is missing, damaged, foreign or newer than this version.
     """
     files, digest = verify(folder)
-    with _reading(folder / INDEX):
-        index = _parse(files[INDEX])
-        _check_schema(index, allow_newer)
+    with reading(folder / INDEX):
+        index = parse(files[INDEX])
+        if not _check_schema(index, allow_newer):
+            _check_entries(index)
         heads = {head["name"]: head for head in index["sets"]}
         if len(heads) < len(index["sets"]):
             raise ValueError("two sets have one name")
-    with _reading(folder / SKILLS):
+    with reading(folder / SKILLS):
         rows: dict[str, list[dict[str, Any]]] = {name: [] for name in heads}
         for line in files[SKILLS].splitlines():
-            row = _parse(line)
+            row = parse(line)
             rows[row.pop("set")].append(row)
     tensors = {
         name: _tensors(folder / name, files[name])
         for name in (WEIGHTS, ENCODERS, NORMALISER, GOLDEN)
     }
     sets = [_set(folder, head, rows[name], tensors) for name, head in heads.items()]
-    with _reading(folder / INDEX):
+    with reading(folder / INDEX):
         known = {key: index[key] for key in ("name", "env", "provenance", "parents")}
         contents = Contents(sets=sets, id=digest, **known)
     for data in sets:
@@ -140,30 +141,43 @@ def verify(folder: Path) -> tuple[dict[str, bytes], str]:
     if MANIFEST not in present:
         raise LibraryError(f"{folder} is no skill library: it has no {MANIFEST}.")
     manifest = _bytes(folder / MANIFEST, LIMITS[MANIFEST])
-    with _reading(folder / MANIFEST):
-        listed = _parse(manifest)["files"]
-        expected = {str(n): (int(f["size"]), str(f["sha256"])) for n, f in listed.items()}
+    with reading(folder / MANIFEST):
+        expected = _listing(manifest)
     for name in expected:
         if name not in LISTED:
             kind = "a path" if {"/", "\\"} & set(name) or name == ".." else "an unknown file"
             raise LibraryError(
-                f"{folder / MANIFEST} lists {kind}, {name!r}: not a library of ours."
+                f"{folder / MANIFEST} lists {kind}, {name!r:.80}: not a library of ours."
             )
     for name in sorted(LISTED):
         if name not in expected or name not in present:
             where = "the manifest" if name in present else "the folder"
             raise LibraryError(f"{folder / name} is missing from {where}: get the library again.")
     if extra := sorted(present - LISTED - {MANIFEST}):
-        raise LibraryError(f"{folder / extra[0]} is not in the manifest: remove it.")
+        raise LibraryError(f"{folder / printable(extra[0])} is not in the manifest: remove it.")
     files: dict[str, bytes] = {}
     for name, (size, digest) in expected.items():
-        data = _bytes(folder / name, LIMITS[name])
-        if len(data) != size:
-            raise LibraryError(f"{folder / name} has {len(data)} bytes, the manifest says {size}.")
+        data = _bytes(folder / name, LIMITS[name], size)
         if hashlib.sha256(data).hexdigest() != digest:
             raise LibraryError(f"{folder / name} is damaged: its SHA-256 is not the manifest's.")
         files[name] = data
     return files, hashlib.sha256(manifest).hexdigest()
+
+
+def _listing(manifest: bytes) -> dict[str, tuple[int, str]]:
+    """Size and SHA-256 of every file that a manifest names."""
+    index = parse(manifest)
+    only("the manifest", index, {"files"})
+    if b"\n" in manifest and not manifest.endswith(b"\n"):
+        raise ValueError("its last line is cut off")
+    listing = {}
+    for name, file in index["files"].items():
+        only("a file", file, {"size", "sha256"})
+        size, digest = file["size"], file["sha256"]
+        if type(size) is not int or not isinstance(digest, str):
+            raise TypeError("a size must be a whole number, a SHA-256 a text")
+        listing[name] = (size, digest)
+    return listing
 
 
 def _regular_files(folder: Path) -> set[str]:
@@ -174,51 +188,36 @@ def _regular_files(folder: Path) -> set[str]:
         for entry in entries:
             if entry.is_symlink() or not entry.is_file(follow_symlinks=False):
                 what = "a symbolic link" if entry.is_symlink() else "not a plain file"
-                raise LibraryError(f"{folder / entry.name} is {what}: a library has none.")
+                name = printable(entry.name)
+                raise LibraryError(f"{folder / name} is {what}: a library has none.")
             names.add(entry.name)
     return names
 
 
-def _bytes(path: Path, limit: int) -> bytes:
-    """Read a plain file of at most `limit` bytes, never through a link, never more than that."""
+def _bytes(path: Path, limit: int, size: int | None = None) -> bytes:
+    """Read a plain file of at most `limit` bytes, never through a link, never more than that.
+
+    A file that is too large, or not of the expected `size`, is refused before it is read.
+    """
+    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe must not block
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        descriptor = os.open(path, os.O_RDONLY | flags)
         with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
                 raise LibraryError(f"{path} is not a plain file.")
-            data = file.read(limit + 1)
+            if status.st_size > limit:
+                raise LibraryError(f"{path} is larger than the {limit} bytes that are read.")
+            data = b"" if size not in (None, status.st_size) else file.read(status.st_size)
     except OSError as error:
         raise LibraryError(f"{path} cannot be read: {error.strerror}.") from error
-    if len(data) > limit:
-        raise LibraryError(f"{path} is larger than the {limit} bytes that are read.")
+    if size not in (None, status.st_size):
+        raise LibraryError(f"{path} has {status.st_size} bytes, the manifest says {size}.")
     return data
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Whatever is wrong with the data of a file becomes one sentence that names the file."""
-    try:
-        yield
-    except KeyError as error:
-        raise LibraryError(f"{path} has no entry {error}.") from error
-    except MALFORMED as error:
-        raise LibraryError(f"{path} is malformed: {error}.") from error
-    except UsageError as error:
-        raise LibraryError(f"{path}: {error}") from error
-
-
-def _parse(data: bytes) -> dict[str, Any]:
-    value = json.loads(data, parse_constant=_no_constant)
-    if not isinstance(value, dict):
-        raise TypeError("an object is expected")
-    return value
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _check_schema(index: Mapping[str, Any], allow_newer: bool) -> None:
+def _check_schema(index: Mapping[str, Any], allow_newer: bool) -> bool:
+    """Whether the format is a newer one that may hold entries unknown to this version."""
     major, minor = (int(part) for part in str(index["schema"]).split("."))
     if major != SCHEMA[0] or (minor > SCHEMA[1] and not allow_newer):
         ours = ".".join(map(str, SCHEMA))
@@ -226,15 +225,26 @@ def _check_schema(index: Mapping[str, Any], allow_newer: bool) -> None:
             f"format {major}.{minor} cannot be read by this version, which reads {ours}: "
             f"{'install a newer etude' if (major, minor) > SCHEMA else 'write it again'}."
         )
+    return minor > SCHEMA[1]
+
+
+def _check_entries(index: Mapping[str, Any]) -> None:
+    """Raise ValueError for an entry that format 1.0 does not have: it would be passed over."""
+    only("the library", index, INDEX_ENTRIES)
+    for head in index["sets"]:
+        only("a set", head, SET_ENTRIES)
+        only("a skill space", head["space"], {"kind", "dim"})
+        for net in (head[POLICY], *head["encoders"].values()):
+            only("a network", net, NET_ENTRIES)
 
 
 def _tensors(path: Path, data: bytes) -> Tensors:
     """The float32 arrays of a safetensors file; the header is bounded before it is parsed."""
-    with _reading(path):
+    with reading(path):
         length = int.from_bytes(data[:8], "little")
         if not 2 <= length <= min(MAX_HEADER, len(data) - 8):
             raise ValueError(f"its header claims {length} bytes")
-        for name, entry in _parse(data[8 : 8 + length]).items():
+        for name, entry in parse(data[8 : 8 + length]).items():
             if name != "__metadata__" and entry["dtype"] != "F32":
                 raise ValueError(f"tensor {name} is {entry['dtype']}, not F32")
         tensors: Tensors = load_tensors(data)
@@ -251,29 +261,42 @@ def _set(
     tensors: Mapping[str, Tensors],
 ) -> SetData:
     """Build one set, taking its tensors out of `tensors`."""
-    with _reading(folder / INDEX):
+    with reading(folder / INDEX):
         name, encoders = str(head["name"]), dict(head["encoders"])
         space = SkillSpace.from_json(head["space"])
         about = {key: head[key] for key in ("learner", "config", "metrics")}
         specs = {POLICY: head[POLICY], **encoders}
+        for key, spec in specs.items():
+            _check_net(f"{name}/{key}", spec)
     nets = {}
     for key, spec in specs.items():
         file = WEIGHTS if key == POLICY else ENCODERS
-        with _reading(folder / file):
+        with reading(folder / file):
             nets[key] = _mlp(spec, tensors[file], f"{name}/{key}")
-    with _reading(folder / NORMALISER):
+    with reading(folder / NORMALISER):
         mean, std = (tensors[NORMALISER].pop(f"{name}/{key}") for key in ("mean", "std"))
     policy = nets.pop(POLICY)
-    with _reading(folder / SKILLS):
-        return SetData(
-            name=name, space=space, policy=policy, encoders=nets, mean=mean, std=std, skills=rows,
+    with reading(folder / INDEX):
+        data = SetData(
+            name=name, space=space, policy=policy, encoders=nets, mean=mean, std=std, skills=[],
             **about,
         )  # fmt: skip
+    with reading(folder / SKILLS):
+        return dataclasses.replace(data, skills=rows)
+
+
+def _check_net(prefix: str, spec: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the words of an architecture are short, known and distinct."""
+    if (kind := word(f"the kind of {prefix}", spec["kind"])) != "mlp":
+        raise ValueError(f'{prefix} is of kind "{kind}", only "mlp" is known')
+    word("activation", spec["activation"], {*ACTIVATIONS})
+    word("output", spec["output"], {*OUTPUTS})
+    chosen = [word(f"an input field of {prefix}", field) for field in spec["input_fields"] or ()]
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"{prefix} reads an input field twice")
 
 
 def _mlp(spec: Mapping[str, Any], tensors: Tensors, prefix: str) -> MLP:
-    if spec["kind"] != "mlp":
-        raise ValueError(f'{prefix} is of kind "{spec["kind"]}", only "mlp" is known')
     sizes, chosen = list(spec["sizes"]), spec["input_fields"]
     layers = [
         (tensors.pop(f"{prefix}/{i}/weight"), tensors.pop(f"{prefix}/{i}/bias"))
@@ -293,13 +316,16 @@ def _mlp(spec: Mapping[str, Any], tensors: Tensors, prefix: str) -> MLP:
 
 def _check_golden(path: Path, contents: Contents, data: SetData, golden: Tensors) -> None:
     """Compare the policy's actions with those stored when the library was written."""
-    with _reading(path):
+    with reading(path):
         obs, z, expected = (golden.pop(f"{data.name}/{key}") for key in ("obs", "z", "action"))
+        if not 1 <= len(obs) <= MAX_GOLDEN_ROWS:
+            raise ValueError(f"{len(obs)} golden observations, 1 to {MAX_GOLDEN_ROWS} are read")
         policy = data.on_raw(data.policy, body_fields(contents.env))
-        actions = policy(obs, data.space.check(z))
-        if len(obs) < 1 or actions.shape != expected.shape:
+        with np.errstate(all="ignore"):
+            actions = policy(obs, data.space.check(z))
+        if actions.shape != expected.shape:
             raise ValueError(f"golden actions of shape {expected.shape}, not {actions.shape}")
-    error = float(np.abs(actions - expected).max())
+    error = float(np.abs(actions - expected).max(initial=0))
     if not error <= GOLDEN_TOLERANCE:
         raise LibraryError(
             f'{path}: the policy of set "{data.name}" misses its golden actions by {error:.2g} '

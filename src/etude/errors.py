@@ -6,7 +6,8 @@ The command line turns each of them into that sentence on stderr and exit code 2
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class EtudeError(Exception):
@@ -27,6 +28,17 @@ class CheckpointError(EtudeError):
 
 class EnvContractError(EtudeError):
     """An environment breaks a rule that learning relies on."""
+
+
+class NotFiniteError(EtudeError):
+    """NaN or infinity at a border; training on it would only hide where it came from."""
+
+    evidence: Mapping[str, Any] | None = None
+    """what led to it, as a tree of arrays that a checkpoint can hold"""
+
+
+class Stopped(Exception):
+    """The user asked to stop, and what was going on is left unfinished."""
 
 
 def nearest(value: str, allowed: Iterable[str]) -> str:

@@ -12,20 +12,30 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+HEAD = ["step", "seconds", "key", "value"]
+
+
 class Logger:
     """Writes `folder/tb/` (TensorBoard) and `folder/metrics.csv` (step, seconds, key, value)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, begin: int | None = None) -> None:
+        """Log to a folder; a run that goes on from step `begin` drops what it once logged later."""
         from torch.utils.tensorboard import SummaryWriter
 
+        self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._writer = SummaryWriter(str(folder / "tb"))
+        self._writer = SummaryWriter(
+            str(folder / "tb"), purge_step=None if begin is None else begin + 1
+        )
         path = folder / "metrics.csv"
-        is_new = not path.exists()
+        rows = [HEAD]
+        if path.is_file():
+            with path.open(newline="") as file:
+                rows += [row for row in list(csv.reader(file))[1:] if _kept(row, begin)]
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
         self._file = path.open("a", newline="")
         self._csv = csv.writer(self._file)
-        if is_new:
-            self._csv.writerow(["step", "seconds", "key", "value"])
         self._start = time.monotonic()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -44,3 +54,9 @@ class Logger:
         """Flush and close every file."""
         self._writer.close()
         self._file.close()
+
+
+def _kept(row: list[str], begin: int | None) -> bool:
+    """Whether a row is whole (a killed run may leave half of one) and not later than `begin`."""
+    whole = len(row) == len(HEAD) and row[0].isdigit()
+    return whole and (begin is None or int(row[0]) <= begin)

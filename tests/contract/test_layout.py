@@ -177,7 +177,8 @@ def offence(node: ast.AST) -> str | None:
     """Why a node is unsafe wherever it stands, or None."""
     if isinstance(node, ast.Call):
         name = ast.unparse(node.func)
-        if name in ("eval", "exec", "compile", "torch.load", "torch.save"):
+        data = name == "torch.load" and "weights_only=True" in map(ast.unparse, node.keywords)
+        if name in ("eval", "exec", "compile", "torch.load", "torch.save") and not data:
             return f"{name} runs code out of data or hides it there"
         if any(k.arg == "allow_pickle" and ast.unparse(k.value) != "False" for k in node.keywords):
             return "allow_pickle runs code out of data"
@@ -318,7 +319,7 @@ FAMILY = "from etude.skills.x import P\nclass C(P):0\nclass F(C):0"
 LEARNER = "skills/learners/x.py"
 UNSAFE = (
     *("import pickle", "import random", "eval('1')", "torch.load(path)", "print(1)"),
-    *("np.load(path, allow_pickle=True)", "np.random.rand(3)"),
+    *("np.load(path, allow_pickle=True)", "np.random.rand(3)", "torch.load(p, weights_only=False)"),
     *("try: f()\nexcept: g()", "try: f()\nexcept (KeyError, Exception): g()"),
 )
 OFFENCES: list[tuple[Rule, dict[str, str]]] = [
@@ -347,7 +348,6 @@ OFFENCES: list[tuple[Rule, dict[str, str]]] = [
     (learner_docstrings, {LEARNER: '"""Deviations: none."""'}),
     (learner_docstrings, {LEARNER: '"""Someone, ICLR 2024 (arXiv:2310.08887)."""'}),
     (learner_imports, {LEARNER: "from etude.skills.learners.metra import Metra"}),
-    (learner_imports, {LEARNER: "from etude.skills.learners import metra"}),
     (config_fields, {"agents/x.py": CONFIG + "a: int = 1\n    b: int = 1\n    'unit'"}),
     (config_fields, {"agents/x.py": CONFIG + "a: int = 1"}),
     (inheritance, {"skills/x.py": DEEP}),

@@ -166,20 +166,34 @@ def test_a_run_on_a_gpu_makes_the_same_updates(name: str, tmp_path: Path) -> Non
 
 @every_learner
 @pytest.mark.parametrize("visited", [0.0, 0.5])
+@pytest.mark.parametrize("asked", [0, 7, 44, 46], ids=["start", "episode", "updates", "between"])
 def test_resume_is_bit_equal_to_a_run_that_never_stopped(
-    name: str, visited: float, tmp_path: Path
+    name: str, asked: int, visited: float, tmp_path: Path
 ) -> None:
+    """Stopped the `asked`-th time it might: within episodes, between updates, between epochs."""
     config = small(name, loop={"visited_starts": visited, "hold": 5})
-    whole = Discovery(config)
-    whole.run()
+    whole, rows = Discovery(config), []
+    while not whole.done:
+        whole.epoch()
+        rows.append(untimed(whole.metrics))
+
+    times = iter(range(asked + 1))
     first = Discovery(config)
-    for _ in range(3):
-        first.epoch()
-    path = checkpoint.save(tmp_path, "half", first.checkpoint())
+    while first.epoch(stop=lambda: next(times, None) is None):
+        pass
+    path = checkpoint.save(tmp_path, "stopped", first.checkpoint())
     second = Discovery(dataclasses.replace(config))
     second.restore(checkpoint.load(path))
-    second.run()
+    seen = []
+    while not (second.done and second.between_epochs):
+        second.epoch()
+        seen.append(untimed(second.metrics))
+    assert seen == rows[-len(seen) :]
     assert _leaves(second.checkpoint()) == _leaves(whole.checkpoint())
+
+
+def untimed(metrics: dict[str, float]) -> dict[str, float]:
+    return {k: v for k, v in metrics.items() if not k.startswith("time/")}
 
 
 def _leaves(tree: object, prefix: str = "") -> dict[str, object]:
@@ -189,8 +203,10 @@ def _leaves(tree: object, prefix: str = "") -> dict[str, object]:
             k: v
             for name, node in tree.items()
             for k, v in _leaves(node, f"{prefix}/{name}").items()
-            if k != "/counters/seconds"
+            if not k.endswith("/seconds")
         }
+    if isinstance(tree, checkpoint.Rows):
+        return {prefix: tree.read(tree.begin, tree.end).tobytes()}
     return {prefix: np.asarray(tree).tobytes() if hasattr(tree, "__array__") else tree}
 
 

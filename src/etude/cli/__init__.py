@@ -17,6 +17,7 @@ COMMANDS = {
     "discover": "practise without a reward: LEARNER --env ENV; leaves a run folder with a library",
     "compose": "train a meta-controller: LIBRARY --task TASK --algo ppo|sac|dqn [--baselines all]",
     "evaluate": "measure and draw the skills of a LIBRARY",
+    "library": "verify, describe, diff, merge, subset libraries; import-sb3 makes one of a policy",
 }
 
 INTERRUPTED = 130
@@ -72,6 +73,7 @@ examples
   python train.py compose half-cheetah-metra --task half-cheetah-goal --algo sac
   python train.py compose runs/ant-metra --task ant-multi-goal --algo sac --baselines all --seeds 3
   python train.py evaluate half-cheetah-metra
+  python train.py library verify runs/ant-metra half-cheetah-metra
 
 A run folder holds config.json, metrics.csv, evaluations.csv, tb/ (TensorBoard), checkpoints/,
 library/ and report.md. Watch a run with: tensorboard --logdir runs"""

@@ -6,7 +6,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,12 +16,13 @@ import torch
 import tyro
 
 from etude import checkpoint
+from etude.checkpoint import Written
 from etude.cli import runs
 from etude.cli.progress import Progress
 from etude.config import Config, Range, to_dict
 from etude.envs import registry
 from etude.envs.checks import check
-from etude.errors import UsageError
+from etude.errors import NotFiniteError, Stopped, UsageError
 from etude.evaluate.metrics import effects
 from etude.evaluate.monitor import Monitor
 from etude.evaluate.rollouts import rollout_skills
@@ -91,10 +93,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def discover(
-    run: Discovery, folder: Path, running: Running, visited: Mapping[str, Any] | None = None
+    run: Discovery,
+    folder: Path,
+    running: Running,
+    visited: Mapping[str, Any] | None = None,
+    written: Written | None = None,
 ) -> int:
     """Train, export and evaluate; returns the exit code."""
-    code = train(run, folder, running, visited)
+    code = train(run, folder, running, visited, written)
     if code:
         return code
     from etude.cli.evaluate import report  # a second of imports, when nobody waits for them
@@ -105,42 +111,78 @@ def discover(
 
 
 def train(
-    run: Discovery, folder: Path, running: Running, visited: Mapping[str, Any] | None = None
+    run: Discovery,
+    folder: Path,
+    running: Running,
+    visited: Mapping[str, Any] | None = None,
+    written: Written | None = None,
 ) -> int:
     """Train to the end and export to `folder/library`, or to an interrupt; always saves.
 
-    `visited` is the checkpoint of the coverage counted so far, of a run that goes on.
+    Of a run that goes on, `visited` is the checkpoint of the coverage counted so far, and `written`
+    says which rows of the replay are on the disk.
     """
-    stop = runs.Stop()
-    logger = Logger(folder)
+    written = {} if written is None else written
+    logger = Logger(folder, run.steps)
     monitor = Monitor(run.config.env, running.eval_every or run.config.steps, logger, folder)
     if visited:
         monitor.restore(visited)
-    saved = time.monotonic()
-    try:
-        if not run.steps:
-            check(registry.make_vec(run.config.env, 2, seed=run.config.seed))
-            monitor.evaluate(run)  # what the skills are worth untrained
-        with Progress(f"{run.config.learner} on {run.config.env}", run.config.steps) as progress:
-            while not run.done and not stop.requested:
-                run.epoch()
-                logger.scalars(run.steps, run.metrics)
-                monitor.on_epoch(run)
+    if not run.steps:
+        check(registry.make_vec(run.config.env, 2, seed=run.config.seed))
+    title = f"{run.config.learner} on {run.config.env}"
+    with runs.Stop() as stop, closing(logger), Progress(title, run.config.steps) as progress:
+        saved = time.monotonic()
+        with suppress(Stopped):
+            while forward(run, monitor, logger, stop):
                 progress.to(min(run.steps, run.config.steps), monitor.summary())
                 if running.save_minutes and time.monotonic() - saved > 60 * running.save_minutes:
-                    save(run, monitor, folder)
+                    if_possible(save, run, monitor, folder, written)
                     saved = time.monotonic()
-        save(run, monitor, folder)
-    finally:
-        stop.restore()
-        logger.close()
-    if stop.requested:
-        print(
-            f"saved at step {run.steps:,}; go on with: python train.py discover --resume {folder}"
-        )
-        return 128 + stop.requested
+        if stop.requested:
+            save(run, monitor, folder, written)
+            print(
+                f"saved at step {run.steps:,}; "
+                f"go on with: python train.py discover --resume {folder}"
+            )
+            return 128 + stop.requested
+        if_possible(save, run, monitor, folder, written)
     keep(run, folder, monitor)
     return 0
+
+
+def forward(run: Discovery, monitor: Monitor, logger: Logger, stop: runs.Stop) -> bool:
+    """One epoch, and the evaluation that was due before it; whether there is more to do.
+
+    Raises:
+        Stopped: the user asked for it; the run can be saved as it is.
+    """
+    if run.between_epochs and monitor.due(run):
+        monitor.evaluate(run, stop)
+    if run.done and run.between_epochs:
+        return False
+    try:
+        complete = run.epoch(stop)
+    except NotFiniteError as error:
+        if error.evidence:
+            checkpoint.save(logger.folder / "crash", f"{run.updates:012d}", error.evidence)
+        raise
+    if not complete:
+        raise Stopped
+    logger.scalars(run.steps, run.metrics)
+    monitor.count(run)
+    return True
+
+
+def if_possible(save: Callable[..., Any], *args: Any) -> None:
+    """Save; a disk that refuses is a warning, and training goes on from where it is."""
+    try:
+        save(*args)
+    except OSError as error:
+        print(
+            f"warning: no checkpoint was written ({error}); the last one is untouched, "
+            "and the next attempt follows.",
+            file=sys.stderr,
+        )
 
 
 def keep(run: Discovery, folder: Path, monitor: Monitor) -> Path:
@@ -152,10 +194,12 @@ def keep(run: Discovery, folder: Path, monitor: Monitor) -> Path:
     return export(run, folder / LIBRARY, _made(folder), monitor.last(), rows)
 
 
-def save(run: Discovery, monitor: Monitor, folder: Path) -> Path:
+def save(run: Discovery, monitor: Monitor, folder: Path, written: Written) -> Path:
     """Write a checkpoint of the run and of what is counted over all of it."""
     tree = {"run": run.checkpoint(), "visited": monitor.checkpoint()}
-    return checkpoint.save(folder / "checkpoints", f"{run.steps:012d}", tree)
+    return checkpoint.save(
+        folder / "checkpoints", f"{run.steps:012d}-{run.updates:012d}", tree, written
+    )
 
 
 def _made(folder: Path) -> dict[str, Any]:
@@ -167,8 +211,7 @@ def _resume(folder: Path, rest: Sequence[str]) -> int:
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise UsageError(f"{folder} is not a run folder: it has no config.json.")
-    newest = checkpoint.latest(folder / "checkpoints")
-    if newest is None:
+    if checkpoint.latest(folder / "checkpoints") is None:
         raise UsageError(
             f"{folder} has no checkpoint to go on from: start again with another --out."
         )
@@ -178,12 +221,13 @@ def _resume(folder: Path, rest: Sequence[str]) -> int:
     )
     torch.set_num_threads(running.threads)
     run = Discovery(config, running.device)
-    tree = checkpoint.load(newest)
+    written: Written = {}
+    tree = checkpoint.load_newest(folder / "checkpoints", written)
     run.restore(tree["run"])
-    if run.done and (folder / LIBRARY).is_dir():
+    if run.done and run.between_epochs and (folder / LIBRARY).is_dir():
         raise UsageError(f"{folder} is finished: its library is in {folder / LIBRARY}.")
     print(f"going on from step {run.steps:,} of {config.steps:,}", file=sys.stderr)
-    return discover(run, folder, running, tree["visited"])
+    return discover(run, folder, running, tree["visited"], written)
 
 
 def _names() -> str:
