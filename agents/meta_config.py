@@ -47,6 +47,14 @@ class MetaConfig(Config):
     exploration_final: Annotated[float, Range(0, 1)] | None = None
     """DQN: share of random choices left"""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.buffer_size and self.buffer_size < max(self.batch_size or 0, 1):
+            raise UsageError(
+                f"buffer_size = {self.buffer_size} is too small: it must hold one batch of "
+                f"{self.batch_size} decisions."
+            )
+
 
 PRESETS: dict[str, MetaConfig] = {
     "ppo": MetaConfig(

@@ -21,7 +21,7 @@ from etude.agents.meta import (
     save_policy,
     train,
 )
-from etude.agents.meta_config import MetaConfig
+from etude.agents.meta_config import MetaConfig, settings
 from etude.config import Config, Range, from_dict, to_dict
 from etude.envs.registry import make_vec, spec
 from etude.errors import LibraryError
@@ -60,6 +60,10 @@ class ComposeConfig(Config):
     """exact: rewards and values discounted per environment step; per_decision: as most papers do"""
     hyper: MetaConfig = field(default_factory=MetaConfig)
     """values that differ from the algorithm's preset"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        settings(self.algo, self.k, self.hyper)  # refuses what the algorithm has no use for
 
 
 @dataclass(frozen=True)

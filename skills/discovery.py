@@ -29,6 +29,7 @@ from etude.errors import NotFiniteError, UsageError
 from etude.skills import learners, presets
 from etude.skills.learners.base import Learner, LearnerConfig, Spec
 from etude.skills.spaces import SkillSpace
+from etude.skills.visited_starts import VisitedStarts
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,12 @@ class DiscoverConfig(Config):
                 f"replay_capacity = {self.loop.replay_capacity} is too small: it must hold one "
                 f"epoch of {epoch} steps and one batch of {self.loop.batch_size}."
             )
+        whole = -(-self.steps // epoch) * epoch  # the last epoch is not cut short
+        if self.loop.warmup_steps > whole:
+            raise UsageError(
+                f"warmup_steps = {self.loop.warmup_steps} leaves no update: choose at most "
+                f"{whole}, which is steps = {self.steps} in whole epochs, or raise steps."
+            )
 
 
 def preset(learner: str, env: str, flavour: str = "cpu") -> DiscoverConfig:
@@ -95,8 +102,8 @@ def preset(learner: str, env: str, flavour: str = "cpu") -> DiscoverConfig:
 
 def read_config(data: Mapping[str, Any]) -> DiscoverConfig:
     """The configuration stored by `to_dict`; raises `UsageError` for unknown or wrong values."""
-    method = learners.get(data["learner"]).Config()
-    return replace(DiscoverConfig(learner=data["learner"], method=method), data)
+    learner = replace(DiscoverConfig(), {"learner": data.get("learner", "metra")}).learner
+    return replace(DiscoverConfig(learner=learner, method=learners.get(learner).Config()), data)
 
 
 def available(device: str) -> torch.device:
@@ -362,39 +369,3 @@ class Snapshot:
     def act(self, obs: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Actions (N, A) of skills (N, Z) in raw observations (N, O)."""
         return self._discovery.act(obs, z, deterministic=True)
-
-
-class VisitedStarts:
-    """Simulator states reached in training, the newest of each cell of descriptor space."""
-
-    def __init__(self, cell: float, rng: np.random.Generator) -> None:
-        self.cell, self.rng = cell, rng
-        self.states: dict[tuple[int, ...], np.ndarray] = {}
-
-    def __len__(self) -> int:
-        return len(self.states)
-
-    def add(self, descriptors: np.ndarray, states: np.ndarray) -> None:
-        """Remember states (N, S) at descriptors (N, D)."""
-        cells = np.floor(descriptors / self.cell).astype(int)
-        for cell, state in zip(map(tuple, cells.tolist()), states, strict=True):
-            self.states[cell] = state.copy()
-
-    def sample(self, n: int) -> np.ndarray:
-        """`n` states (n, S), uniform over the cells."""
-        states = list(self.states.values())
-        return np.stack([states[i] for i in self.rng.integers(len(states), size=n)])
-
-    def checkpoint(self) -> dict[str, Any]:
-        """The states and the generator, as a tree."""
-        tree: dict[str, Any] = {"rng": checkpoint.generator_state(self.rng)}
-        if self.states:
-            tree["cells"] = np.array(list(self.states), dtype=np.int64)
-            tree["states"] = np.stack(list(self.states.values()))
-        return tree
-
-    def restore(self, tree: Mapping[str, Any]) -> None:
-        """Take over a tree made by `checkpoint`."""
-        checkpoint.set_generator_state(self.rng, tree["rng"])
-        cells = map(tuple, np.asarray(tree.get("cells", ())).tolist())
-        self.states = dict(zip(cells, tree.get("states", ()), strict=True))

@@ -6,8 +6,9 @@ import json
 import os
 import random
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -155,6 +156,33 @@ def test_what_is_right_is_taken() -> None:
     assert type(SACConfig(lr=1).lr) is float and SACConfig(hidden=[8]).hidden == (8,)  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True)
+class Other(Config):
+    """Annotations that no configuration of a run has together."""
+
+    out: Path | None = None
+    """a path"""
+    arms: Literal["none", "all"] | tuple[str, ...] = "none"
+    """a word or a list"""
+    size: tuple[int, float] = (1, 1.0)
+    """two numbers"""
+
+
+def test_paths_unions_and_pairs() -> None:
+    data = {"out": "a/b", "arms": ["x"], "size": [2, 3]}
+    assert from_dict(Other, data) == Other(Path("a/b"), ("x",), (2, 3.0))
+    assert from_dict(Other, {"out": None, "arms": "all"}) == Other(None, "all")
+    for bad, words in (
+        ({"out": 3}, "out = 3 has the wrong type: give a path"),
+        ({"out": "a\0b"}, "give a path"),
+        ({"arms": None}, "arms = None has the wrong type: give one of none, all or a list"),
+        ({"arms": "some"}, "arms = 'some' has the wrong type"),
+        ({"size": [1]}, "give a list of 2: a whole number, a number"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            from_dict(Other, bad)
+
+
 MISTAKES = {
     "range": (["--loop.batch-size", "0"], "batch_size = 0 is out of range"),
     "nan": (["--agent.gamma", "nan"], "gamma = nan is out of range"),
@@ -218,7 +246,7 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
 
 
 def test_both_forms_say_the_same(tmp_path: Path) -> None:
-    text = 'steps = 7\n[agent]\nhidden = [8, 8]\nactivation = "tanh"\n'
+    text = 'steps = 7000\n[agent]\nhidden = [8, 8]\nactivation = "tanh"\n'
     (tmp_path / "a.toml").write_text(text)
     data = load(tmp_path / "a.toml")
     (tmp_path / "a.JSON").write_text(json.dumps(data))
@@ -231,9 +259,9 @@ def test_both_forms_say_the_same(tmp_path: Path) -> None:
 
 
 SEEDS = (
-    b'steps = 1000\nseed = 3\nminutes = 1.5\nenv = "ant"\n[agent]\nhidden = [64, 64]\nlr = 1e-3\n'
+    b'steps = 9000\nseed = 3\nminutes = 1.5\nenv = "ant"\n[agent]\nhidden = [64, 64]\nlr = 1e-3\n'
     b'activation = "tanh"\nlayer_norm = true\n[method]\ndim = 4\nskill_obs = ["x"]\n[loop]\nhold=5',
-    b'{"steps": 1000, "minutes": 1.5, "env": "ant", "agent": {"hidden": [64, 64], "lr": 1e-3, '
+    b'{"steps": 9000, "minutes": 1.5, "env": "ant", "agent": {"hidden": [64, 64], "lr": 1e-3, '
     b'"layer_norm": true}, "method": {"skills": "discrete"}, "loop": {"num_envs": 4, "hold": 5}}',
 )
 PIECES = (

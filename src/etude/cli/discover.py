@@ -87,9 +87,11 @@ def main(argv: Sequence[str]) -> int:
     out = args.running.out or Path("runs") / f"{args.config.env}-{args.config.learner}"
     folder = runs.new_folder(out)
     made = runs.provenance(["discover", *argv])
-    runs.write_json(folder / "config.json", {"discover": to_dict(args.config), "provenance": made})
+    settings = {"discover": to_dict(args.config), "provenance": made}
     torch.set_num_threads(args.running.threads)
-    return discover(run, folder, args.running)
+    with runs.lock(folder):
+        runs.write_json(folder / "config.json", settings)
+        return discover(run, folder, args.running)
 
 
 def discover(
@@ -222,12 +224,13 @@ def _resume(folder: Path, rest: Sequence[str]) -> int:
     torch.set_num_threads(running.threads)
     run = Discovery(config, running.device)
     written: Written = {}
-    tree = checkpoint.load_newest(folder / "checkpoints", written)
-    run.restore(tree["run"])
-    if run.done and run.between_epochs and (folder / LIBRARY).is_dir():
-        raise UsageError(f"{folder} is finished: its library is in {folder / LIBRARY}.")
-    print(f"going on from step {run.steps:,} of {config.steps:,}", file=sys.stderr)
-    return discover(run, folder, running, tree["visited"], written)
+    with runs.lock(folder):
+        tree = checkpoint.load_newest(folder / "checkpoints", written)
+        run.restore(tree["run"])
+        if run.done and run.between_epochs and (folder / LIBRARY).is_dir():
+            raise UsageError(f"{folder} is finished: its library is in {folder / LIBRARY}.")
+        print(f"going on from step {run.steps:,} of {config.steps:,}", file=sys.stderr)
+        return discover(run, folder, running, tree["visited"], written)
 
 
 def _names() -> str:
