@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from etude import cli
+from etude.cli import runs
 from etude.skills.library import SkillLibrary
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -151,6 +152,31 @@ def test_a_finished_run_is_not_resumed(
 ) -> None:
     assert cli.main(["discover", "--resume", str(run_folder)]) == 2
     assert "is finished" in capsys.readouterr().err
+
+
+def test_a_file_of_values_stands_between_preset_and_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {"steps": 80, "agent": {"hidden": [8], "gamma": 0.9}, "loop": {"warmup_steps": 20}}
+    file, out = tmp_path / "small.json", tmp_path / "run"
+    file.write_text(json.dumps(values))
+    args = ["discover", "diayn", "--env", "point-open", "--config", str(file), "--out", str(out)]
+    assert cli.main([*args, *QUICK, "--agent.gamma", "0.8"]) == 0
+    made = json.loads((out / "config.json").read_text())["discover"]
+    assert made["steps"] == 80 and made["agent"]["gamma"] == 0.8
+    file.write_text('{"env": "ant"}')
+    assert cli.main(args) == 2
+    assert 'says "env", which the command line does' in capsys.readouterr().err
+    assert cli.main(["discover", "--resume", str(out), "--config", str(file)]) == 2
+    assert "leave it out" in capsys.readouterr().err
+
+
+def test_a_second_run_in_the_same_folder_is_refused(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with runs.lock(run_folder):
+        assert cli.main(["discover", "--resume", str(run_folder)]) == 2
+    assert str(os.getpid()) in capsys.readouterr().err
 
 
 def test_ctrl_c_saves_and_the_printed_command_goes_on(tmp_path: Path) -> None:

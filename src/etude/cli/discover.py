@@ -19,7 +19,7 @@ from etude import checkpoint
 from etude.checkpoint import Written
 from etude.cli import runs
 from etude.cli.progress import Progress
-from etude.config import Config, Range, to_dict
+from etude.config import Config, Range, load, replace, to_dict
 from etude.envs import registry
 from etude.envs.checks import check
 from etude.errors import NotFiniteError, Stopped, UsageError
@@ -67,10 +67,13 @@ def main(argv: Sequence[str]) -> int:
     first.add_argument("--learner", dest="learner_flag")
     first.add_argument("--env")
     first.add_argument("--preset", default="cpu")
+    first.add_argument("--config", type=Path)
     first.add_argument("--resume", type=Path)
     known, rest = first.parse_known_args(list(argv))
     known.learner = known.learner or known.learner_flag
     if known.resume is not None:
+        if known.config is not None:
+            raise UsageError("--config cannot change a run that goes on: leave it out.")
         return _resume(known.resume, rest)
     if known.learner is None or known.env is None:
         wants_help = "--help" in rest or "-h" in rest
@@ -81,7 +84,8 @@ def main(argv: Sequence[str]) -> int:
             )
         print(_names())
         known.learner, known.env = known.learner or "metra", known.env or "half-cheetah"
-    default = Arguments(preset(known.learner, known.env, known.preset))
+    config = preset(known.learner, known.env, known.preset)
+    default = Arguments(config if known.config is None else _with_file(config, known.config))
     args = tyro.cli(Arguments, default=default, args=rest, prog=f"discover {known.learner}")
     run = Discovery(args.config, args.running.device)
     out = args.running.out or Path("runs") / f"{args.config.env}-{args.config.learner}"
@@ -204,6 +208,14 @@ def save(run: Discovery, monitor: Monitor, folder: Path, written: Written) -> Pa
     )
 
 
+def _with_file(config: DiscoverConfig, path: Path) -> DiscoverConfig:
+    """The preset with the values of a TOML or JSON file."""
+    values = load(path)
+    for name in {"learner", "env", "preset"} & set(values):
+        raise UsageError(f'{path} says "{name}", which the command line does: leave it out there.')
+    return replace(config, values)
+
+
 def _made(folder: Path) -> dict[str, Any]:
     """What made the run."""
     return dict(json.loads((folder / "config.json").read_text())["provenance"])
@@ -235,7 +247,12 @@ def _resume(folder: Path, rest: Sequence[str]) -> int:
 
 def _names() -> str:
     """What can be discovered where; shown above the options."""
-    lines = ["usage: discover LEARNER --env ENV [--preset cpu|paper] [--resume RUN] [options]", ""]
+    lines = ["usage: discover LEARNER --env ENV [--preset cpu|paper] [--config FILE] [options]"]
+    lines += ["       discover --resume RUN", ""]
+    lines += [
+        "FILE is TOML or JSON with values in place of the preset's; options win over both.",
+        "",
+    ]
     lines.append(f"environments  {', '.join(registry.bodies())}")
     for name in learners.ids():
         tuned = "; ".join(
