@@ -7,12 +7,14 @@ the same with and without it.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from etude.checkpoint import write_text
 from etude.envs import registry
 from etude.envs.engine import BatchedEnv
 from etude.errors import UsageError
@@ -175,12 +177,13 @@ class Monitor:
 
 
 def write_history(path: Path, history: list[dict[str, float]]) -> None:
-    """Write evaluations as CSV."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        for row in history:
-            writer.writerow({key: f"{value:.10g}" for key, value in row.items()})
+    """Write evaluations as CSV, as a whole."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in history:
+        writer.writerow({key: f"{value:.10g}" for key, value in row.items()})
+    write_text(path, file.getvalue())
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

@@ -226,7 +226,7 @@ class Discovery:
         self._epoch_seconds += elapsed
         if complete:
             count = self.config.loop.num_envs * self.config.loop.episode_steps
-            self.metrics = {k: float(v) / self._u for k, v in self._sums.items()}
+            self.metrics = {k: float(v) / self._u for k, v in sorted(self._sums.items())}
             self.metrics["time/fps"] = count / self._epoch_seconds
             self._begin_epoch()
         return complete

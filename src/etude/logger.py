@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from etude.checkpoint import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,10 +35,11 @@ class Logger:
         if path.is_file():
             with path.open(newline="") as file:
                 rows += [row for row in list(csv.reader(file))[1:] if _kept(row, begin)]
-        with path.open("w", newline="") as file:
-            csv.writer(file).writerows(rows)
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        write_text(path, text.getvalue())
         self._file = path.open("a", newline="")
-        self._csv = csv.writer(self._file)
+        self._csv = csv.writer(self._file, lineterminator="\n")
         self._start = time.monotonic()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
