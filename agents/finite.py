@@ -1,7 +1,7 @@
 """Checks at the borders of training: what is not finite stops the run in the same step.
 
 A NaN that gets in is otherwise met hours later, as an error of a distribution that names neither
-environment nor step. The checks take less than a hundredth of an update (`bench/finite.py`).
+environment nor step.
 """
 
 from __future__ import annotations
