@@ -53,19 +53,18 @@ def mlp(
     activation: str = "relu",
     *,
     layer_norm: bool = False,
-    activate_last: bool = False,
     generator: torch.Generator | None = None,
 ) -> nn.Sequential:
     """Linear layers of `sizes` = (inputs, hidden..., outputs), activated in between.
 
-    `layer_norm` normalises before each activation; `activate_last` treats the last layer as hidden.
+    `layer_norm` normalises before each activation.
     """
     if activation not in ACTIVATIONS:
         raise unknown("activation", activation, ACTIVATIONS)
     layers: list[nn.Module] = []
     for i, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
         layers.append(linear(inputs, outputs, generator))
-        if activate_last or i < len(sizes) - 2:
+        if i < len(sizes) - 2:
             layers += [nn.LayerNorm(outputs)] if layer_norm else []
             layers.append(ACTIVATIONS[activation]())
     return nn.Sequential(*layers)
