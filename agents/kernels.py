@@ -123,39 +123,50 @@ class Stack(nn.Module):
         if self.flat.grad is None:
             self.flat.grad = torch.empty_like(self.flat)
         own = self.layers(self.flat.grad)
+        layers = self.layers()
         for i in reversed(range(len(own))):
-            grad = self._before_norm(i, trace, grad, own[i])
+            grad = _before_norm(layers[i], trace[i], grad, own[i])
             torch.bmm(grad.mT, trace[i].inputs, out=own[i].weight)
             torch.sum(grad, 1, keepdim=True, out=own[i].bias)
             if i:
-                grad = self._before_activation(i, trace, grad)
+                grad = self._before_activation(layers[i], trace[i], grad)
 
     @torch.no_grad()
-    def input_gradient(self, trace: Trace, grad: Tensor, width: int) -> Tensor:
-        """Gradient (B, width) of the last `width` inputs, from that of the outputs (E, B, K)."""
-        for i in reversed(range(1, len(trace))):
-            grad = self._before_activation(i, trace, self._before_norm(i, trace, grad))
-        grad = self._before_norm(0, trace, grad)
-        return (grad @ self.layers()[0].weight[..., -width:]).sum(0)
+    def input_gradient(self, trace: Trace, grad: Tensor, member: Tensor, width: int) -> Tensor:
+        """Gradient (B, width) of the last `width` inputs of network `member[b]` in each row b.
 
-    def _before_activation(self, i: int, trace: Trace, grad: Tensor) -> Tensor:
-        """Gradient of layer i - 1 before its activation, from that of layer i's product."""
-        h = trace[i].inputs
-        grad = grad @ self.layers()[i].weight
+        `grad` (B, K) is that of its outputs. The other networks have none there, and cost nothing.
+        """
+        found = grad.new_empty(len(grad), width)
+        layers = self.layers()
+        for e in range(self.members):
+            rows = (member == e).nonzero()[:, 0]  # R of them
+            g = grad[rows]
+            for i in reversed(range(len(trace))):
+                layer = Layer(*[part[e] for part in layers[i] if part is not None])  # (O, I), …
+                step = Step(*[part[e, rows] for part in trace[i] if part is not None])  # (R, I), …
+                g = _before_norm(layer, step, g)
+                g = self._before_activation(layer, step, g) if i else g
+            found[rows] = g @ layers[0].weight[e, :, -width:]
+        return found
+
+    def _before_activation(self, layer: Layer, step: Step, grad: Tensor) -> Tensor:
+        """Gradient of the layer below before its activation, from that of this layer's product."""
+        grad = grad @ layer.weight
         if self.tanh:
-            return grad.mul_(1 - h * h)
-        _relu_gradient(grad, h, 0, grad_input=grad)
+            return grad.mul_(1 - step.inputs * step.inputs)
+        _relu_gradient(grad, step.inputs, 0, grad_input=grad)
         return grad
 
-    def _before_norm(self, i: int, trace: Trace, grad: Tensor, own: Layer | None = None) -> Tensor:
-        """Gradient of layer i's product, from that after its norm; sets gain and shift of `own`."""
-        _, normed, inverse = trace[i]
-        gain = self.layers()[i].gain
-        if normed is None or inverse is None or gain is None:
-            return grad
-        if own is not None and own.gain is not None and own.shift is not None:
-            torch.sum(grad * normed, 1, keepdim=True, out=own.gain)
-            torch.sum(grad, 1, keepdim=True, out=own.shift)
-        g = grad * gain
-        along = (g * normed).mean(-1, keepdim=True)
-        return inverse * (g - g.mean(-1, keepdim=True) - normed * along)
+
+def _before_norm(layer: Layer, step: Step, grad: Tensor, own: Layer | None = None) -> Tensor:
+    """Gradient of a layer's product, from that after its norm; sets gain and shift of `own`."""
+    _, normed, inverse = step
+    if normed is None or inverse is None or layer.gain is None:
+        return grad
+    if own is not None and own.gain is not None and own.shift is not None:
+        torch.sum(grad * normed, 1, keepdim=True, out=own.gain)
+        torch.sum(grad, 1, keepdim=True, out=own.shift)
+    g = grad * layer.gain
+    along = (g * normed).mean(-1, keepdim=True)
+    return inverse * (g - g.mean(-1, keepdim=True) - normed * along)

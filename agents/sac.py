@@ -166,8 +166,7 @@ class SAC(nn.Module):
         action, log_prob, *_ = sample
         psi, trace = self.critics.trace(torch.cat((batch.obs, batch.skill, action), -1))
         q, smallest = (psi * w).sum(-1).min(0)  # (B,)
-        chosen = torch.zeros_like(psi[..., 0]).scatter_(0, smallest[None], -1 / len(w))  # (E, B)
-        for_action = self.critics.input_gradient(trace, chosen.unsqueeze(-1) * w, self.action_dim)
+        for_action = self.critics.input_gradient(trace, w / -len(w), smallest, self.action_dim)
         self.actor.backward(sample, for_action, alpha / len(w))
         self._optimisers["actor"].step()
         entropy = -log_prob.mean()

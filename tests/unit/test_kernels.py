@@ -44,21 +44,33 @@ KINDS: list[tuple[tuple[int, ...], dict[str, Any]]] = [
 @pytest.mark.parametrize(("sizes", "kwargs"), KINDS, ids=str)
 def test_gradients_are_those_of_autograd(sizes: tuple[int, ...], kwargs: dict[str, Any]) -> None:
     stack = make(sizes, **kwargs)
-    x = torch.randn(B, I, generator=seeded(2), dtype=torch.float64, requires_grad=True)
+    x = torch.randn(B, I, generator=seeded(2), dtype=torch.float64)
     out = stack(x)
     assert out.shape == (stack.members, B, sizes[-1])
     along = torch.randn(out.shape, generator=seeded(3), dtype=torch.float64)
-    for_flat, for_x = torch.autograd.grad(out, (stack.flat, x), along)
+    [for_flat] = torch.autograd.grad(out, [stack.flat], along)
 
     with torch.no_grad():
         traced, trace = stack.trace(x)
         torch.testing.assert_close(traced, out, rtol=1e-12, atol=1e-12)
-        for width in (1, I):
-            got = stack.input_gradient(trace, along.clone(), width)
-            torch.testing.assert_close(got, for_x[:, -width:], rtol=1e-9, atol=1e-9)
         stack.backward(trace, along.clone())
     assert stack.flat.grad is not None
     torch.testing.assert_close(stack.flat.grad, for_flat, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("sizes", "kwargs"), KINDS, ids=str)
+@pytest.mark.parametrize("width", [1, I])
+def test_input_gradients_go_through_one_network_per_row(
+    sizes: tuple[int, ...], kwargs: dict[str, Any], width: int
+) -> None:
+    stack = make(sizes, **kwargs)
+    x = torch.randn(B, I, generator=seeded(2), dtype=torch.float64, requires_grad=True)
+    member = torch.randint(stack.members, (B,), generator=seeded(3))
+    along = torch.randn(B, sizes[-1], generator=seeded(4), dtype=torch.float64)
+    [expected] = torch.autograd.grad(stack(x)[member, torch.arange(B)], x, along)
+    with torch.no_grad():
+        got = stack.input_gradient(stack.trace(x)[1], along, member, width)
+    torch.testing.assert_close(got, expected[:, -width:], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("outputs", [1, NARROW - 1, NARROW, NARROW + 1])
