@@ -6,6 +6,7 @@ environment nor step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -31,21 +32,27 @@ def check_observations(obs: np.ndarray, step: int, fields: Mapping[str, slice]) 
     )
 
 
-def check_tensors(update: int, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse tensors with a NaN or an infinity; their names say what they are, causes first.
+def check_tensors(update: int, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Refuse tensors with a NaN or an infinity.
+
+    Args:
+        update: the number of the update.
+        groups: what the tensors of each group are -> name of a tensor -> tensor; causes first.
 
     Raises:
         NotFiniteError: names the update, the first such tensor, and its first bad entry.
     """
-    # a sum is not finite where an entry is not, and asks the device once
-    if torch.stack([t.sum() for t in tensors.values()]).isfinite().all():
+    # a sum is not finite where an entry is not, and the sum of sums asks the device once
+    found = [t for group in groups.values() for t in group.values()]
+    if math.isfinite(torch.stack([t.sum() if t.ndim else t for t in found]).sum().item()):
         return
-    for name, tensor in tensors.items():
-        bad = (~tensor.isfinite()).nonzero()
-        if len(bad):
-            place = tuple(bad[0].tolist())
-            at = f" at {place}" if place else ""
-            raise NotFiniteError(
-                f"{name} is {tensor[place].item()}{at} in update {update}: lower the learning "
-                "rate, or look at the batch in the run's folder crash/."
-            )
+    for kind, group in groups.items():
+        for name, tensor in group.items():
+            bad = (~tensor.isfinite()).nonzero()
+            if len(bad):
+                place = tuple(bad[0].tolist())
+                at = f" at {place}" if place else ""
+                raise NotFiniteError(
+                    f"{kind} {name} is {tensor[place].item()}{at} in update {update}: lower the "
+                    "learning rate, or look at the batch in the run's folder crash/."
+                )

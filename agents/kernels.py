@@ -12,11 +12,12 @@ Shapes: E networks, B batch, I inputs and O outputs of a layer, K outputs of a n
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from etude.errors import unknown
 
@@ -125,11 +126,15 @@ class Stack(nn.Module):
         own = self.layers(self.flat.grad)
         layers = self.layers()
         for i in reversed(range(len(own))):
-            grad = _before_norm(layers[i], trace[i], grad, own[i])
+            if own[i].gain is not None:
+                gain, normed, inverse = _norm(layers[i], trace[i])
+                torch.sum(grad * normed, 1, keepdim=True, out=own[i].gain)
+                torch.sum(grad, 1, keepdim=True, out=own[i].shift)
+                grad = _before_norm(grad, gain, normed, inverse)
             torch.bmm(grad.mT, trace[i].inputs, out=own[i].weight)
             torch.sum(grad, 1, keepdim=True, out=own[i].bias)
             if i:
-                grad = self._before_activation(layers[i], trace[i], grad)
+                grad = self._before_activation(grad @ layers[i].weight, trace[i].inputs)
 
     @torch.no_grad()
     def input_gradient(self, trace: Trace, grad: Tensor, member: Tensor, width: int) -> Tensor:
@@ -143,30 +148,83 @@ class Stack(nn.Module):
             rows = (member == e).nonzero()[:, 0]  # R of them
             g = grad[rows]
             for i in reversed(range(len(trace))):
-                layer = Layer(*[part[e] for part in layers[i] if part is not None])  # (O, I), …
-                step = Step(*[part[e, rows] for part in trace[i] if part is not None])  # (R, I), …
-                g = _before_norm(layer, step, g)
-                g = self._before_activation(layer, step, g) if i else g
+                if layers[i].gain is not None:
+                    gain, normed, inverse = _norm(layers[i], trace[i])
+                    g = _before_norm(g, gain[e], normed[e, rows], inverse[e, rows])
+                if i:
+                    g = self._before_activation(g @ layers[i].weight[e], trace[i].inputs[e, rows])
             found[rows] = g @ layers[0].weight[e, :, -width:]
         return found
 
-    def _before_activation(self, layer: Layer, step: Step, grad: Tensor) -> Tensor:
-        """Gradient of the layer below before its activation, from that of this layer's product."""
-        grad = grad @ layer.weight
+    def _before_activation(self, grad: Tensor, h: Tensor) -> Tensor:
+        """Gradient before an activation, from that of its outputs h; overwrites `grad`."""
         if self.tanh:
-            return grad.mul_(1 - step.inputs * step.inputs)
-        _relu_gradient(grad, step.inputs, 0, grad_input=grad)
+            return grad.mul_(1 - h * h)
+        _relu_gradient(grad, h, 0, grad_input=grad)
         return grad
 
 
-def _before_norm(layer: Layer, step: Step, grad: Tensor, own: Layer | None = None) -> Tensor:
-    """Gradient of a layer's product, from that after its norm; sets gain and shift of `own`."""
-    _, normed, inverse = step
-    if normed is None or inverse is None or layer.gain is None:
-        return grad
-    if own is not None and own.gain is not None and own.shift is not None:
-        torch.sum(grad * normed, 1, keepdim=True, out=own.gain)
-        torch.sum(grad, 1, keepdim=True, out=own.shift)
-    g = grad * layer.gain
+def _norm(layer: Layer, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+    """Gain, normed values and inverse deviations of a layer with layer norm."""
+    assert layer.gain is not None
+    assert step.normed is not None
+    assert step.inverse is not None
+    return layer.gain, step.normed, step.inverse
+
+
+def _before_norm(grad: Tensor, gain: Tensor, normed: Tensor, inverse: Tensor) -> Tensor:
+    """Gradient of a layer's product, from that after its norm."""
+    g = grad * gain
     along = (g * normed).mean(-1, keepdim=True)
     return inverse * (g - g.mean(-1, keepdim=True) - normed * along)
+
+
+class FlatAdam:
+    """Adam (Kingma and Ba 2015, arXiv:1412.6980) for one flat parameter that has a gradient.
+
+    torch's fused kernel, without what `torch.optim.Adam` does around it for groups of parameters,
+    which takes longer than the arithmetic.
+    """
+
+    def __init__(self, flat: nn.Parameter, lr: float) -> None:
+        self.flat, self.lr = flat, lr
+        self.restore({})
+
+    def step(self) -> None:
+        """One step along `flat.grad`."""
+        assert self.flat.grad is not None
+        if self._mean.device != self.flat.device or self._mean.dtype != self.flat.dtype:
+            self.restore(self.moments())  # the module has moved
+        adam(
+            [self.flat.data],
+            [self.flat.grad],
+            [self._mean],
+            [self._square],
+            [],
+            [self._count],
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self.lr,
+            weight_decay=0.0,
+            eps=1e-8,
+            maximize=False,
+        )
+
+    def moments(self) -> dict[str, Any]:
+        """A copied tree of what the next step depends on, beside parameter and gradient."""
+        return {
+            "mean": self._mean.clone(),
+            "square": self._square.clone(),
+            "steps": int(self._count),
+        }
+
+    def restore(self, tree: Mapping[str, Any]) -> None:
+        """Continue from `moments()`, whose leaves may be arrays; from an empty tree, begin."""
+        zeros = torch.zeros_like(self.flat.data)
+        self._mean, self._square = (
+            torch.as_tensor(tree[name]).to(zeros, copy=True) if tree else zeros.clone()
+            for name in ("mean", "square")
+        )
+        self._count = torch.tensor(float(tree.get("steps", 0)), device=zeros.device)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Self, TypeAlias
 
 import numpy as np
-import torch
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -30,6 +29,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from etude import checkpoint
 from etude.agents.meta_config import MetaConfig, settings
+from etude.agents.meta_state import NUMBERS, Keeper, Saver, fill
 from etude.agents.smdp import (
     DurationCallback,
     EnvStepsCallback,
@@ -45,7 +45,6 @@ POLICIES = {name: kind.policy_aliases["MlpPolicy"] for name, kind in ALGORITHMS.
 Policy: TypeAlias = BasePolicy  # so that nobody else needs to import SB3
 Callbacks: TypeAlias = Sequence[BaseCallback]
 FORMAT = 1
-NUMBERS = (int, float, np.integer, np.floating)
 WINDOW = 100  # recent episodes that a success rate is the mean of (SB3's stats_window_size)
 
 
@@ -170,28 +169,40 @@ def train(
     progress: Progress | None = None,
     callbacks: Callbacks = (),
     points: int = 100,
+    keeper: Keeper | None = None,
 ) -> Stats:
-    """Train for a budget of environment steps; the curve gets about `points` points."""
+    """Train for a budget of environment steps; the curve gets about `points` points.
+
+    With a `keeper` the run is saved, stopped and continued as that says. What `callbacks` remember
+    is not saved.
+
+    Raises:
+        CheckpointError: the keeper's checkpoint is of a model of other sizes.
+        Stopped: the keeper said so; the run is saved.
+    """
     counter = EnvStepsCallback(env_steps)
     recorder = _Recorder(counter, max(1, env_steps // points), progress)
-    writers: list[KVWriter] = [EnvStepsWriter(log, counter)] if log else []
-    model.set_logger(SB3Logger(None, writers))
+    savers = [Saver(keeper, {"counter": counter, "recorder": recorder})] if keeper else []
+    model.set_logger(SB3Logger(None, []))
+    goes_on = any(saver.restore(model) for saver in savers)
+    if log:
+        model.logger.output_formats.append(EnvStepsWriter(log, counter))
     durations = [DurationCallback()] if isinstance(model, PPO) else []
     if isinstance(model, DQN):
         _explore_by_env_steps(model, counter, env_steps)
-    start = time.monotonic()
     # A decision is at least one step, so the budget in steps also bounds the decisions; the
     # counter ends the run. Logs are dumped by the recorder, in even intervals of steps.
     model.learn(
-        env_steps,
-        callback=[*durations, counter, recorder, *callbacks],
+        env_steps - model.num_timesteps if goes_on else env_steps,
+        callback=[*savers, *durations, counter, recorder, *callbacks],
         log_interval=None,  # type: ignore[arg-type]  # SB3's loops take it, its signatures do not
+        reset_num_timesteps=not goes_on,
     )
     return Stats(
         env_steps=counter.env_steps,
         decisions=model.num_timesteps,
         episodes=recorder.episodes,
-        seconds=time.monotonic() - start,
+        seconds=recorder.seconds,
         first_success=recorder.first_success,
         curve=tuple(recorder.curve),
     )
@@ -208,7 +219,7 @@ class EnvStepsWriter(KVWriter):
 
     def __init__(self, log: Logger, counter: EnvStepsCallback) -> None:
         self._log, self._counter = log, counter
-        self._start = time.monotonic()
+        self._start, self._from = time.monotonic(), counter.env_steps
 
     def write(
         self,
@@ -224,7 +235,8 @@ class EnvStepsWriter(KVWriter):
             if "tensorboard" not in key_excluded[key] and isinstance(value, NUMBERS)
         }
         if "time/fps" in values:  # SB3's counts decisions
-            values["time/fps"] = steps / max(time.monotonic() - self._start, 1e-9)
+            seconds = max(time.monotonic() - self._start, 1e-9)
+            values["time/fps"] = (steps - self._from) / seconds
         self._log.scalars(steps, values)
 
     def close(self) -> None:
@@ -241,9 +253,37 @@ class _Recorder(BaseCallback):
         self._returns: deque[float] = deque(maxlen=WINDOW)
         self._successes: deque[bool] = deque(maxlen=WINDOW)
         self._lengths: deque[int] = deque(maxlen=WINDOW)  # steps of the latest decisions
+        self._start = time.monotonic()
         self.episodes = 0
         self.first_success: int | None = None
         self.curve: list[Point] = []
+
+    @property
+    def seconds(self) -> float:
+        """Time since the run began, without what lay between its parts."""
+        return time.monotonic() - self._start
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the rest of the curve depends on."""
+        return {
+            "next": self._next,
+            "dumped": self._dumped,
+            "windows": [list(w) for w in (self._returns, self._successes, self._lengths)],
+            "seconds": self.seconds,
+            "episodes": self.episodes,
+            "first_success": self.first_success,
+            "curve": [dataclasses.asdict(point) for point in self.curve],
+        }
+
+    def load_state_dict(self, tree: Mapping[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        self._next, self._dumped = tree["next"], tree["dumped"]
+        self._returns, self._successes, self._lengths = (
+            deque(window, maxlen=WINDOW) for window in tree["windows"]
+        )
+        self._start = time.monotonic() - tree["seconds"]
+        self.episodes, self.first_success = tree["episodes"], tree["first_success"]
+        self.curve = [Point(**point) for point in tree["curve"]]
 
     def _on_step(self) -> bool:
         infos = self.locals["infos"]
@@ -322,7 +362,7 @@ def load_policy(folder: Path) -> tuple[Policy, dict[str, Any]]:
     size = tree["action_dim"]
     action = spaces.Discrete(size) if tree["discrete"] else spaces.Box(-1, 1, (size,), np.float32)
     policy = POLICIES[tree["algo"]](observation, action, lambda _: 0.0, net_arch=tree["hidden"])
-    _fill(policy, tree["policy"], folder)
+    fill(policy, tree["policy"], str(folder))
     policy.set_training_mode(False)
     return policy, tree["about"]
 
@@ -344,7 +384,7 @@ def load_model(
     tree = _read(folder)
     hyper = replace(hyper or MetaConfig(), {"hidden": tuple(tree["hidden"])})
     model = make_model(tree["algo"], venv, gamma=gamma, k=k, seed=seed, hyper=hyper)
-    _fill(model.policy, tree["policy"], folder)
+    fill(model.policy, tree["policy"], str(folder))
     return model
 
 
@@ -356,13 +396,3 @@ def _read(folder: Path) -> dict[str, Any]:
             f"upgrade etude-rl."
         )
     return tree
-
-
-def _fill(policy: Policy, weights: Mapping[str, np.ndarray], folder: Path) -> None:
-    have = {name: tuple(value.shape) for name, value in policy.state_dict().items()}
-    if have != {name: value.shape for name, value in weights.items()}:
-        raise CheckpointError(
-            f"{folder} was trained for other observations or skills: load it with the task and the "
-            f"library it was made with."
-        )
-    policy.load_state_dict({name: torch.as_tensor(value) for name, value in weights.items()})

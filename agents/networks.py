@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from etude.agents.kernels import Stack, Trace
+from etude.agents.kernels import Stack, Step, Trace
 from etude.errors import UsageError, unknown
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
@@ -110,6 +110,17 @@ class Sample(NamedTuple):
     deviation: Tensor  # (B, A) std * noise
     free: Tensor  # (B, A) bool: the log-std was not clamped
     trace: Trace
+
+    def rows(self, which: slice) -> Sample:
+        """Some rows of the batch."""
+        trace = [Step(inputs[:, which]) for inputs, *_ in self.trace]  # policies have no norm
+        return Sample(
+            self.action[which],
+            self.log_prob[which],
+            self.deviation[which],
+            self.free[which],
+            trace,
+        )
 
 
 class SquashedGaussian(nn.Module):

@@ -29,9 +29,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
-from etude.agents.networks import Critics, SquashedGaussian, check_sizes
+from etude.agents.kernels import FlatAdam
+from etude.agents.networks import Critics, Sample, SquashedGaussian, check_sizes
 from etude.agents.replay import Batch
 from etude.config import Config, Range
 from etude.errors import CheckpointError, UsageError
@@ -102,9 +103,9 @@ class SAC(nn.Module):
         self.register_buffer("actor_metrics", torch.zeros(2))  # last loss and entropy
         self.updates = 0
         self._optimisers = {
-            "actor": Adam(self.actor.parameters(), c.lr, fused=True),
-            "critics": Adam(self.critics.parameters(), c.lr, fused=True),
-            "alpha": Adam([self.log_alpha], c.alpha_lr, fused=True),
+            "actor": FlatAdam(self.actor.net.flat, c.lr),
+            "critics": FlatAdam(self.critics.flat, c.lr),
+            "alpha": FlatAdam(self.log_alpha, c.alpha_lr),
         }
 
     @torch.no_grad()
@@ -122,9 +123,11 @@ class SAC(nn.Module):
             if value.shape != shape:
                 raise UsageError(f"{name} has shape {tuple(value.shape)}: give (B, K) = {shape}.")
         alpha = self.log_alpha.detach().exp()
-        critic_loss, q = self._update_critics(batch, signal, task_vector, alpha)
-        if self.updates % self.config.actor_every == 0:
-            self._update_actor(batch, task_vector, alpha)
+        after, now = self._sample(batch, self.updates % self.config.actor_every == 0)
+        target = self._target(after, batch, signal, task_vector, alpha)
+        critic_loss, q = self._update_critics(batch, target, task_vector)
+        if now is not None:
+            self._update_actor(now, batch, task_vector, alpha)
         with torch.no_grad():
             self.targets.flat.lerp_(self.critics.flat, self.config.tau)
         self.updates += 1
@@ -137,10 +140,32 @@ class SAC(nn.Module):
         }
 
     @torch.no_grad()
-    def _update_critics(
-        self, batch: Batch, signal: Tensor, w: Tensor, alpha: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        target = self._target(batch, signal, w, alpha)
+    def _sample(self, batch: Batch, both: bool) -> tuple[Sample, Sample | None]:
+        """Actions a' of the next observations and, in the same pass, a of the observations."""
+        if not both:
+            noise = self._noise(batch.next_obs)
+            return self.actor.sample(batch.next_obs, batch.skill, noise), None
+        obs = torch.cat((batch.next_obs, batch.obs))
+        skill = torch.cat((batch.skill, batch.skill))
+        drawn = self.actor.sample(obs, skill, self._noise(obs))
+        half = len(batch.obs)
+        return drawn.rows(slice(half)), drawn.rows(slice(half, None))
+
+    @torch.no_grad()
+    def _target(
+        self, after: Sample, batch: Batch, signal: Tensor, w: Tensor, alpha: Tensor
+    ) -> Tensor:
+        """The critics' common target y, (B, K)."""
+        psi: Tensor = self.targets(torch.cat((batch.next_obs, batch.skill, after.action), -1))
+        smallest = (psi * w).sum(-1).min(0).indices  # (B,)
+        future = psi.gather(0, smallest[None, :, None].expand(1, *w.shape))[0]  # (B, K)
+        if self.entropy_in_target:
+            spread = w / w.square().sum(-1, keepdim=True).clamp_min(1e-12)
+            future = future - (alpha * after.log_prob).unsqueeze(-1) * spread
+        return signal + self.config.gamma * (1.0 - batch.terminated).unsqueeze(-1) * future
+
+    @torch.no_grad()
+    def _update_critics(self, batch: Batch, target: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         psi, trace = self.critics.trace(torch.cat((batch.obs, batch.skill, batch.action), -1))
         error = psi - target  # (E, B, K)
         self.critics.backward(trace, error / len(w))
@@ -148,26 +173,12 @@ class SAC(nn.Module):
         return 0.5 * error.square().sum((0, 2)).mean(), (psi * w).sum(-1).mean()
 
     @torch.no_grad()
-    def _target(self, batch: Batch, signal: Tensor, w: Tensor, alpha: Tensor) -> Tensor:
-        """The critics' common target y, (B, K)."""
-        noise = self._noise(batch.next_obs)
-        action, log_prob, *_ = self.actor.sample(batch.next_obs, batch.skill, noise)
-        psi: Tensor = self.targets(torch.cat((batch.next_obs, batch.skill, action), -1))
-        smallest = (psi * w).sum(-1).min(0).indices  # (B,)
-        future = psi.gather(0, smallest[None, :, None].expand(1, *w.shape))[0]  # (B, K)
-        if self.entropy_in_target:
-            spread = w / w.square().sum(-1, keepdim=True).clamp_min(1e-12)
-            future = future - (alpha * log_prob).unsqueeze(-1) * spread
-        return signal + self.config.gamma * (1.0 - batch.terminated).unsqueeze(-1) * future
-
-    @torch.no_grad()
-    def _update_actor(self, batch: Batch, w: Tensor, alpha: Tensor) -> None:
-        sample = self.actor.sample(batch.obs, batch.skill, self._noise(batch.obs))
-        action, log_prob, *_ = sample
+    def _update_actor(self, now: Sample, batch: Batch, w: Tensor, alpha: Tensor) -> None:
+        action, log_prob, *_ = now
         psi, trace = self.critics.trace(torch.cat((batch.obs, batch.skill, action), -1))
         q, smallest = (psi * w).sum(-1).min(0)  # (B,)
         for_action = self.critics.input_gradient(trace, w / -len(w), smallest, self.action_dim)
-        self.actor.backward(sample, for_action, alpha / len(w))
+        self.actor.backward(now, for_action, alpha / len(w))
         self._optimisers["actor"].step()
         entropy = -log_prob.mean()
         if self.config.auto_alpha:
@@ -192,15 +203,15 @@ class SAC(nn.Module):
         networks = {"actor": self.actor.net.flat, "critics": self.critics.flat}
         return {name: flat.grad for name, flat in networks.items() if flat.grad is not None}
 
-    def optimisers(self) -> dict[str, Adam]:
-        """The Adam optimisers by name: actor, critics, alpha."""
+    def optimisers(self) -> dict[str, FlatAdam]:
+        """The optimisers by name: actor, critics, alpha."""
         return dict(self._optimisers)
 
     def checkpoint(self) -> dict[str, Any]:
         """Everything that the next update depends on, as a copied tree of tensors and numbers."""
         return {
             "parameters": {k: v.clone() for k, v in self.state_dict().items()},
-            "optimisers": {name: moments(o) for name, o in self._optimisers.items()},
+            "optimisers": {name: o.moments() for name, o in self._optimisers.items()},
             "generator": self.generator.get_state(),
             "updates": self.updates,
         }
@@ -219,7 +230,7 @@ class SAC(nn.Module):
             )
         self.load_state_dict(parameters)
         for name, optimiser in self._optimisers.items():
-            set_moments(optimiser, tree["optimisers"].get(name, {}))
+            optimiser.restore(tree["optimisers"][name])
         self.generator.set_state(torch.as_tensor(tree["generator"]))
         self.updates = int(tree["updates"])
 

@@ -16,7 +16,7 @@ Shapes: T decisions of a rollout, N environments, B batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,9 +26,14 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
-from etude.errors import UsageError
+from etude.checkpoint import Rows
+from etude.errors import CheckpointError, UsageError
 
 Infos = Iterable[Mapping[str, Any]]
+COLUMNS = (  # of a replay buffer, (T, N, ...) each
+    *("observations", "next_observations", "actions", "rewards", "dones", "timeouts", "discounts"),
+)
+PIECE = 2**10  # decisions read from a checkpoint at a time
 
 
 class SMDPReplayBuffer(ReplayBuffer):
@@ -41,6 +46,8 @@ class SMDPReplayBuffer(ReplayBuffer):
                 "SMDPReplayBuffer keeps both observations: drop optimize_memory_usage."
             )
         self.discounts = np.zeros_like(self.rewards)  # (T, N)
+        self.total = 0
+        """Decisions of each environment that were ever added."""
 
     def add(
         self,
@@ -54,6 +61,37 @@ class SMDPReplayBuffer(ReplayBuffer):
         """Store one decision of every environment."""
         self.discounts[self.pos] = skill_entries(infos, "discount")
         super().add(obs, next_obs, action, reward, done, infos)
+        self.total += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """The decisions that are still there, as logs of rows of the live arrays."""
+        begin = max(0, self.total - self.buffer_size)
+        rows = {name: Rows(begin, self.total, self._reader(name)) for name in COLUMNS}
+        return {"size": self.buffer_size, "total": self.total, "rows": rows}
+
+    def load_state_dict(self, tree: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()` of a buffer of the same sizes.
+
+        Raises:
+            CheckpointError: it kept another number of decisions.
+        """
+        if tree["size"] != self.buffer_size:
+            raise CheckpointError(
+                f"the saved replay keeps {tree['size']} decisions of each environment, this one "
+                f"{self.buffer_size}: resume with the settings of the run."
+            )
+        for name in COLUMNS:
+            for first, rows in tree["rows"][name].pieces(PIECE):
+                getattr(self, name)[np.arange(first, first + len(rows)) % self.buffer_size] = rows
+        self.total = int(tree["total"])
+        self.pos, self.full = self.total % self.buffer_size, self.total >= self.buffer_size
+
+    def _reader(self, name: str) -> Callable[[int, int], np.ndarray]:
+        def read(begin: int, end: int) -> np.ndarray:
+            column: np.ndarray = getattr(self, name)
+            return column[np.arange(begin, end) % self.buffer_size]
+
+        return read
 
     def _get_samples(
         self, batch_inds: np.ndarray, env: VecNormalize | None = None
@@ -158,6 +196,14 @@ class EnvStepsCallback(BaseCallback):
         self.env_steps += int(skill_entries(self.locals["infos"], "duration").sum())
         self.logger.record("time/env_steps", self.env_steps)
         return self.budget is None or self.env_steps < self.budget
+
+    def state_dict(self) -> dict[str, Any]:
+        """The count."""
+        return {"env_steps": self.env_steps}
+
+    def load_state_dict(self, tree: Mapping[str, Any]) -> None:
+        """Go on counting from `state_dict()`."""
+        self.env_steps = int(tree["env_steps"])
 
 
 def skill_entries(infos: Infos, key: str) -> np.ndarray:

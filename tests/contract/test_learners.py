@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from etude import checkpoint
+from etude.agents.kernels import FlatAdam, Stack, Trace
 from etude.agents.replay import Batch
 from etude.config import replace, to_dict
 from etude.errors import UsageError
@@ -130,7 +132,14 @@ def test_every_tensor_of_an_update_is_where_the_batch_is(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On torch's `meta` device, which computes shapes and refuses to mix with the CPU."""
-    monkeypatch.setattr(torch.optim.Adam, "step", lambda _: None)  # has no kernel for it
+    for optimiser in (torch.optim.Adam, FlatAdam):  # which has no kernel for it
+        monkeypatch.setattr(optimiser, "step", lambda _: None)
+
+    def shaped(_: Stack, trace: Trace, grad: Tensor, member: Tensor, width: int) -> Tensor:
+        assert member.device == grad.device == trace[0].inputs.device
+        return grad.new_empty(len(grad), width)
+
+    monkeypatch.setattr(Stack, "input_gradient", shaped)  # shapes that depend on values
     run = Discovery(small(name))
     run.collect()
     for module in (run.learner, run.agent):

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from etude.agents.kernels import NARROW, Stack
+from etude.agents.kernels import NARROW, FlatAdam, Stack
 from etude.agents.networks import SquashedGaussian, draw
 from etude.agents.sac import SAC, SACConfig
 from etude.errors import UsageError
@@ -113,6 +113,32 @@ def test_only_the_last_layer_draws_a_smaller_gain() -> None:
     spread = [layer.weight.std().item() for layer in stack.layers()]
     assert spread[0] == pytest.approx(spread[1], rel=0.05)
     assert spread[2] == pytest.approx(0.1 * spread[1], rel=0.05)
+
+
+def test_adam_is_that_of_torch_also_after_a_restart() -> None:
+    ours, theirs = (nn.Parameter(torch.ones(7)) for _ in range(2))
+    optimisers = FlatAdam(ours, 0.1), torch.optim.Adam([theirs], 0.1, fused=True)
+    for step in range(6):
+        if step == 3:
+            tree = optimisers[0].moments()
+            optimisers[0].step()  # what was copied must not change with it
+            ours.data.copy_(theirs)
+            optimisers = FlatAdam(ours, 0.1), optimisers[1]
+            optimisers[0].restore({k: np.asarray(v) for k, v in tree.items()})
+        ours.grad = theirs.grad = torch.randn(7, generator=seeded(step))
+        for optimiser in optimisers:
+            optimiser.step()
+        assert torch.equal(ours, theirs)
+        assert ours.requires_grad
+
+
+def test_adam_follows_a_parameter_to_another_dtype() -> None:
+    stack = Stack((2, 2))
+    optimiser = FlatAdam(stack.flat, 0.1)
+    stack.double()
+    stack.flat.grad = torch.ones_like(stack.flat)
+    optimiser.step()
+    torch.testing.assert_close(stack.flat.data, torch.full_like(stack.flat, -0.1))
 
 
 def test_unknown_activation_names_the_nearest() -> None:

@@ -213,9 +213,8 @@ def run_both(sac: SAC, reference: NumpySAC, updates: int = 3, ones: bool = False
     for u in range(updates):
         b = data(u, sac.signal_dim, ones)
         draws = 2 if u % sac.config.actor_every == 0 else 1
-        noises = [
-            torch.randn((B, A), generator=noise, dtype=torch.float64).numpy() for _ in range(draws)
-        ]
+        drawn = torch.randn((draws * B, A), generator=noise, dtype=torch.float64)
+        noises = np.split(drawn.numpy(), draws)
         metrics = sac.update(as_batch(b), torch.from_numpy(b["signal"]), torch.from_numpy(b["w"]))
         expected = reference.update(b, noises)
         assert set(metrics) == set(expected)
@@ -287,9 +286,12 @@ def test_entropy_enters_the_target_exactly_once_along_w() -> None:
     b = {k: torch.from_numpy(v) for k, v in data(0, 3, ones=False).items()}
     batch, alpha = as_batch({k: v.numpy() for k, v in b.items()}), torch.tensor([0.3]).double()
     noise_state = without.generator.get_state()  # that of both: one seed, one initialisation
-    y, y_without = (s._target(batch, b["signal"], b["w"], alpha) for s in (with_entropy, without))
     noise = torch.randn((B, A), generator=seeded().set_state(noise_state), dtype=torch.float64)
-    log_prob = without.actor.sample(batch.next_obs, batch.skill, noise).log_prob
+    after = without.actor.sample(batch.next_obs, batch.skill, noise)
+    log_prob = after.log_prob
+    y, y_without = (
+        s._target(after, batch, b["signal"], b["w"], alpha) for s in (with_entropy, without)
+    )
     lost = ((y_without - y) * b["w"]).sum(1)
     expected = 0.99 * (1 - batch.terminated) * 0.3 * log_prob.detach()
     torch.testing.assert_close(lost, expected, rtol=1e-6, atol=1e-9)
