@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -194,7 +194,7 @@ class Keeper:
                 self.folder, f"{steps:012d}", {"about": self.about, **tree}, self._written
             )
         except OSError as error:
-            logger.warning("no checkpoint was written (%s); the last one is untouched.", error)
+            logger.warning("no checkpoint was written (%s); older ones are untouched.", error)
         else:
             self.env_steps = steps
         self._last = time.monotonic()
@@ -220,20 +220,20 @@ class Saver(BaseCallback):
         return True
 
     def _on_rollout_start(self) -> None:
-        tree = {name: part.state_dict() for name, part in self._parts.items()}
-        tree["model"] = state_dict(self.model)
+        stop = self._keeper.stop()
         if isinstance(self.model, PPO):
-            self._beginning = copy.deepcopy(tree)
-        if self._keeper.stop():
-            self._end(tree)
-        if self._keeper.due():
-            self._keeper.save(tree)
+            self._beginning = copy.deepcopy(self._tree())
+        if stop or self._keeper.due():
+            self._keeper.save(self._tree())
+        if stop:
+            raise Stopped
 
     def _on_step(self) -> bool:
         if self._beginning and self._keeper.stop():
-            self._end(self._beginning)
+            self._keeper.save(self._beginning)
+            raise Stopped
         return True
 
-    def _end(self, tree: Mapping[str, Any]) -> NoReturn:
-        self._keeper.save(tree)
-        raise Stopped
+    def _tree(self) -> dict[str, Any]:
+        tree = {name: part.state_dict() for name, part in self._parts.items()}
+        return {**tree, "model": state_dict(self.model)}

@@ -32,7 +32,7 @@ Bools = NDArray[np.bool_]
 
 OPEN = np.iinfo(np.int32).max
 ROUNDS = 8
-PIECE = 2**16  # rows read from a checkpoint at a time
+PIECE = 2**13  # rows read from a checkpoint at a time
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from etude.agents.meta_state import Keeper
 from etude.config import to_dict
 from etude.envs import registry
 from etude.errors import UsageError, unknown
@@ -82,22 +83,28 @@ class Arm:
     """One explanation to test."""
 
     about: str
-    find: Callable[[TrialSpec, SkillLibrary], Found]
+    find: Callable[..., Found]
+    """of a spec and its library; `keeper` may come with them"""
     seeded: bool = True
     """whether the result depends on the seed"""
 
 
-def run_trial(spec: TrialSpec) -> dict[str, Any]:
+def run_trial(spec: TrialSpec, **kept: Keeper) -> dict[str, Any]:
     """Train one arm with one seed, judge it, and return its row (`curve` holds its learning).
+
+    Args:
+        spec: the arm, the seed and all else.
+        kept: `keeper`, which saves, stops and continues the training of an arm that learns.
 
     Raises:
         EtudeError: the arm is not possible with this library, task or algorithm.
+        Stopped: the keeper said so; the training is saved.
     """
     if spec.arm not in ARMS:
         raise unknown("arm", spec.arm, ARMS)
     start = time.perf_counter()
     library = SkillLibrary.load(spec.library, spec.set)
-    found = ARMS[spec.arm].find(spec, library)
+    found = ARMS[spec.arm].find(spec, library, **kept)
     made = rollout_task(spec.task, found.level, found.controller, found.k, episodes=spec.episodes)
     used = found.level.library if isinstance(found.level, LibraryLevel) else None
     return {
@@ -159,15 +166,17 @@ def _trained(trained: Trained) -> Found:
     )
 
 
-def _hierarchical(spec: TrialSpec, library: SkillLibrary) -> Found:
-    return _trained(compose(library, spec.task, spec.config))
+def _hierarchical(spec: TrialSpec, library: SkillLibrary, **kept: Keeper) -> Found:
+    return _trained(compose(library, spec.task, spec.config, **kept))
 
 
-def _untrained(spec: TrialSpec, library: SkillLibrary) -> Found:
-    return _hierarchical(spec, library.untrained(spec.config.seed))
+def _untrained(spec: TrialSpec, library: SkillLibrary, **kept: Keeper) -> Found:
+    return _hierarchical(spec, library.untrained(spec.config.seed), **kept)
 
 
-def _flat(spec: TrialSpec, library: SkillLibrary, k: int = 1, extra: int = 0) -> Found:
+def _flat(
+    spec: TrialSpec, library: SkillLibrary, k: int = 1, extra: int = 0, **kept: Keeper
+) -> Found:
     # `hyper` is left out: it was chosen for the arms with skills
     given = spec.config
     config = ComposeConfig(
@@ -179,35 +188,35 @@ def _flat(spec: TrialSpec, library: SkillLibrary, k: int = 1, extra: int = 0) ->
         seed=given.seed,
         smdp=given.smdp,
     )
-    return _trained(flat(spec.task, config))
+    return _trained(flat(spec.task, config, **kept))
 
 
-def _flat_long(spec: TrialSpec, library: SkillLibrary) -> Found:
-    return _flat(spec, library, extra=spec.pretraining_steps)
+def _flat_long(spec: TrialSpec, library: SkillLibrary, **kept: Keeper) -> Found:
+    return _flat(spec, library, extra=spec.pretraining_steps, **kept)
 
 
-def _action_repeat(spec: TrialSpec, library: SkillLibrary) -> Found:
-    return _flat(spec, library, k=spec.config.k)
+def _action_repeat(spec: TrialSpec, library: SkillLibrary, **kept: Keeper) -> Found:
+    return _flat(spec, library, k=spec.config.k, **kept)
 
 
-def _random_skill(spec: TrialSpec, library: SkillLibrary) -> Found:
+def _random_skill(spec: TrialSpec, library: SkillLibrary, **_: Keeper) -> Found:
     controller = RandomController(library, registry.spec(spec.task), spec.config.seed)
     return Found(LibraryLevel(library), controller, spec.config.k)
 
 
-def _random_action(spec: TrialSpec, library: SkillLibrary) -> Found:
+def _random_action(spec: TrialSpec, library: SkillLibrary, **_: Keeper) -> Found:
     width = registry.spec(spec.task).action_dim
     rng = np.random.default_rng(spec.config.seed)
     draw = Plain(lambda n: rng.uniform(-1, 1, (n, width)).astype(np.float32))
     return Found(PrimitiveLevel(width), draw, spec.config.k)
 
 
-def _zero_shot(spec: TrialSpec, library: SkillLibrary) -> Found:
+def _zero_shot(spec: TrialSpec, library: SkillLibrary, **_: Keeper) -> Found:
     controller = GoalDirectionController(library, registry.spec(spec.task))
     return Found(LibraryLevel(library), controller, 1)
 
 
-def _best_skill(spec: TrialSpec, library: SkillLibrary) -> Found:
+def _best_skill(spec: TrialSpec, library: SkillLibrary, **_: Keeper) -> Found:
     """Successive episodes for each candidate within the budget; the best mean return wins."""
     space, level, k = library.space, LibraryLevel(library), spec.config.k
     skills = space.even(space.n if isinstance(space, Discrete) else CANDIDATES)

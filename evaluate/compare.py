@@ -2,7 +2,8 @@
 
 Trials run in processes of their own, one thread each. A row goes into `trials.csv` as soon as its
 trial ends, and what stands there is not run again; a trial that fails, or whose process dies, is
-reported and takes no other with it.
+reported and takes no other with it. Trials that learn can be saved, each in `trials/KEY/` until it
+has its row, and then go on from there.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import csv
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 from collections import deque
@@ -26,12 +28,15 @@ from concurrent.futures import (
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from etude.agents.meta_state import Keeper
 from etude.checkpoint import sync
 from etude.envs import registry
-from etude.errors import EtudeError, UsageError, unknown
+from etude.errors import EtudeError, Stopped, UsageError, unknown
 from etude.evaluate.arms import ARMS, TrialSpec, run_trial
 from etude.evaluate.rollouts import TASK_EPISODES, check_body
 from etude.skills.compose import ComposeConfig
@@ -39,12 +44,16 @@ from etude.skills.library import SkillLibrary
 
 TRIALS, CURVES = "trials.csv", "curves.csv"
 TEXT = ("trial", "task", "arm", "algo", "library")  # columns that are no numbers
+KEPT = "trials"  # folder of what is needed to go on with trials
+SPAWN = multiprocessing.get_context("spawn")  # forking a process with threads may hang it
+POLL, GRACE = 0.2, 2.5  # seconds between two looks at `stop`, and until a job is killed after it
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ETUDE_THREADS")
 
 Progress = Callable[[int, int, str], None]
 """Called with the trials done, all trials, and a line about the last one."""
 
 logger = logging.getLogger("etude")
+_end: Event | threading.Event | None = None  # set when the jobs of this process are to end
 J = TypeVar("J")
 R = TypeVar("R")
 
@@ -122,6 +131,8 @@ def compare(
     *,
     workers: int | None = None,
     progress: Progress | None = None,
+    save_minutes: float | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Comparison:
     """Run the trials that have no row in `folder/trials.csv` yet.
 
@@ -130,15 +141,22 @@ def compare(
         folder: gets `trials.csv` and `curves.csv`.
         workers: processes; None takes one per core, 0 stays in this process.
         progress: told of every trial that ends.
+        save_minutes: between checkpoints of a trial that learns; 0 = only when it is stopped;
+            None: nothing is saved.
+        stop: asked several times a second.
 
     Raises:
+        Stopped: `stop()` was true; no trial goes on.
         UsageError: the folder holds tables of another version.
     """
     folder.mkdir(parents=True, exist_ok=True)
     known = {row["trial"] for row in _read(folder / TRIALS)}
     left = [spec for spec in specs if spec.key not in known]
     failures, done = [], len(specs) - len(left)
-    for spec, result in run_all(left, run_trial, _cores() if workers is None else workers):
+    function: Callable[[TrialSpec], dict[str, Any]] = run_trial
+    if save_minutes is not None:
+        function = partial(_kept_trial, folder=folder / KEPT, minutes=save_minutes)
+    for spec, result in run_all(left, function, _cores() if workers is None else workers, stop):
         done += 1
         if isinstance(result, BaseException):
             note = _failure(spec, result)
@@ -147,6 +165,7 @@ def compare(
             curve = result.pop("curve")
             _append(folder / CURVES, [{"trial": spec.key, **point} for point in curve])
             _append(folder / TRIALS, [result])
+            shutil.rmtree(folder / KEPT / spec.key, ignore_errors=True)
             note = _line(result)
         if progress:
             progress(done, len(specs), note)
@@ -171,8 +190,16 @@ def read(
     return Comparison(tuple(specs), mine, kept, tuple(failures))
 
 
+def _kept_trial(spec: TrialSpec, folder: Path, minutes: float) -> dict[str, Any]:
+    """A trial that goes on from its checkpoint, and saves itself when all are to stop."""
+    return run_trial(spec, keeper=Keeper(folder / spec.key, minutes, _stopping))
+
+
 def run_all(
-    jobs: Sequence[J], function: Callable[[J], R], workers: int
+    jobs: Sequence[J],
+    function: Callable[[J], R],
+    workers: int,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[J, R | BaseException]]:
     """Run `function(job)` for every job; yields each job with its result, or its error, at its end.
 
@@ -182,17 +209,25 @@ def run_all(
         jobs: picklable, as the results.
         function: importable by name.
         workers: processes; 0 stays in this process.
+        stop: asked several times a second.
+
+    Raises:
+        Stopped: `stop()` was true; jobs that asked `_stopping` had time to end by themselves.
     """
     waiting, idle = deque(jobs), list[Executor]()
     running: dict[Future[R], tuple[Executor, J]] = {}
+    before = set(multiprocessing.active_children())
+    end = SPAWN.Event() if workers else threading.Event()
     with _one_thread():
         try:
             while waiting or running:
+                if stop():
+                    raise Stopped
                 while waiting and len(running) < max(1, workers):
-                    executor = idle.pop() if idle else _worker(workers)
+                    executor = idle.pop() if idle else _worker(workers, end)
                     job = waiting.popleft()
                     running[executor.submit(function, job)] = executor, job
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                for future in wait(running, POLL, FIRST_COMPLETED).done:
                     executor, job = running.pop(future)
                     error = future.exception()
                     if isinstance(error, BrokenProcessPool):
@@ -201,24 +236,39 @@ def run_all(
                         idle.append(executor)
                     yield job, future.result() if error is None else error
         finally:
+            end.set()
+            wait(running, GRACE)
             for executor in (*idle, *(executor for executor, _ in running.values())):
                 executor.shutdown(wait=False, cancel_futures=True)
+            # whoever was at work has had the time to save; to end takes Python another second
+            for process in set(multiprocessing.active_children()) - before if running else ():
+                process.kill()
 
 
-def _worker(workers: int) -> Executor:
+def _worker(workers: int, end: Event | threading.Event) -> Executor:
     if workers == 0:
-        return ThreadPoolExecutor(1)
-    spawn = multiprocessing.get_context("spawn")  # forking a process with threads may hang it
-    return ProcessPoolExecutor(1, spawn, _begin)
+        return ThreadPoolExecutor(1, initializer=_heed, initargs=(end,))
+    return ProcessPoolExecutor(1, SPAWN, _begin, (end,))
 
 
-def _begin() -> None:
-    """In a new process: one thread for torch, and no life without the parent."""
+def _begin(end: Event) -> None:
+    """In a new process: one thread for torch, stops when the parent says so or is gone."""
     import torch
 
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    _heed(end)
+
+
+def _heed(end: Event | threading.Event) -> None:
+    global _end
+    _end = end
+
+
+def _stopping() -> bool:
+    """In a job of `run_all`: whether it is to end."""
+    return _end is not None and _end.is_set()
 
 
 def _end_with_parent() -> None:

@@ -7,9 +7,10 @@ without which no result says anything about the skills: flat control (k = 1) and
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from etude.agents.meta import (
     Callbacks,
@@ -22,9 +23,10 @@ from etude.agents.meta import (
     train,
 )
 from etude.agents.meta_config import MetaConfig, settings
+from etude.agents.meta_state import Keeper
 from etude.config import Config, Range, from_dict, to_dict
 from etude.envs.registry import make_vec, spec
-from etude.errors import LibraryError
+from etude.errors import CheckpointError, LibraryError
 from etude.logger import Logger
 from etude.skills.controllers.base import Scaling
 from etude.skills.controllers.trained import TrainedController
@@ -84,11 +86,8 @@ class Trained:
 
     def save(self, run: Path) -> Path:
         """Write the controller into `run/controller/` and return that folder."""
-        library = self.level.library if isinstance(self.level, LibraryLevel) else None
         about = {
-            "task": self.task,
-            "library": _identity(library),
-            "config": to_dict(self.config),
+            **_about(self.level, self.task, self.config),
             "scaling": {"mean": self.scaling.mean, "std": self.scaling.std},
             "stats": self.stats.to_json(),
         }
@@ -103,6 +102,7 @@ def compose(
     log: Logger | None = None,
     progress: Progress | None = None,
     callbacks: Callbacks = (),
+    keeper: Keeper | None = None,
 ) -> Trained:
     """Train a controller that solves `task` with the skills of `library`.
 
@@ -113,16 +113,19 @@ def compose(
         log: gets SB3's numbers and our `meta/*`, over environment steps.
         progress: called about a hundred times with the steps done and the latest numbers.
         callbacks: further SB3 callbacks.
+        keeper: saves the run, stops it, and knows from where it goes on.
 
     Raises:
-        LibraryError: the library is broken or made for another environment.
+        CheckpointError: the keeper has a run with other settings.
+        LibraryError: the library is broken, made for another environment, or not the one that the
+            keeper's run began with.
+        Stopped: the keeper said so; the run is saved.
         UsageError: no such task, or an algorithm that cannot choose such skills.
     """
     if not isinstance(library, SkillLibrary):
         library = SkillLibrary.load(library)
-    return _learn(
-        LibraryLevel.for_spec(library, spec(task)), task, config, log, progress, callbacks
-    )
+    level = LibraryLevel.for_spec(library, spec(task))
+    return _learn(level, task, config, log, progress, callbacks, keeper)
 
 
 def flat(
@@ -132,10 +135,11 @@ def flat(
     log: Logger | None = None,
     progress: Progress | None = None,
     callbacks: Callbacks = (),
+    keeper: Keeper | None = None,
 ) -> Trained:
     """Train a controller of primitive actions, each held for `config.k` steps; as `compose`."""
     level = PrimitiveLevel(spec(task).action_dim)
-    return _learn(level, task, config, log, progress, callbacks)
+    return _learn(level, task, config, log, progress, callbacks, keeper)
 
 
 def _learn(
@@ -145,7 +149,10 @@ def _learn(
     log: Logger | None,
     progress: Progress | None,
     callbacks: Callbacks,
+    keeper: Keeper | None,
 ) -> Trained:
+    if keeper:
+        _claim(keeper, _about(level, task, config))
     venv = SkillVecEnv(
         make_vec(task, config.num_envs), level, config.k, config.gamma, smdp=config.smdp
     )
@@ -158,7 +165,14 @@ def _learn(
             seed=config.seed,
             hyper=config.hyper,
         )
-        stats = train(model, config.env_steps, log=log, progress=progress, callbacks=callbacks)
+        stats = train(
+            model,
+            config.env_steps,
+            log=log,
+            progress=progress,
+            callbacks=callbacks,
+            keeper=keeper,
+        )
     finally:
         venv.close()
     return Trained(model.policy, venv.scaling, level, task, config, stats)
@@ -195,6 +209,29 @@ def load_trained(run: Path, library: SkillLibrary | str | Path | None = None) ->
         from_dict(ComposeConfig, about["config"]),
         Stats.from_json(about["stats"]),
     )
+
+
+def _about(level: LowLevel, task: str, config: ComposeConfig) -> dict[str, Any]:
+    """What a run is, as plain data."""
+    library = level.library if isinstance(level, LibraryLevel) else None
+    return {"task": task, "library": _identity(library), "config": to_dict(config)}
+
+
+def _claim(keeper: Keeper, about: dict[str, Any]) -> None:
+    """Let the keeper save this run; refuse it if it has another one."""
+    about = json.loads(json.dumps(about))  # as it is read back
+    saved = about if keeper.tree is None else keeper.tree["about"]
+    if saved["library"] != about["library"]:
+        raise LibraryError(
+            f"the run in {keeper.folder} began with {_name(saved['library'])}, not with "
+            f"{_name(about['library'])}: give it that."
+        )
+    if saved != about:
+        raise CheckpointError(
+            f"the run in {keeper.folder} has another task or other settings than are asked for: "
+            f"go on with its own."
+        )
+    keeper.about = about
 
 
 def _identity(library: SkillLibrary | None) -> dict[str, str] | None:

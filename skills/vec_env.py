@@ -16,7 +16,7 @@ Shapes: N environments, n of them, O observation, C command, A action.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -233,6 +233,25 @@ class SkillVecEnv(VecEnv):
             if success is not None:
                 reports[i]["is_success"] = bool(success[i])
             self._returns[i] = self._lengths[i] = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs to go on exactly between two decisions, in live arrays."""
+        return {
+            "env": self.venv.state_dict(),
+            "obs": self._obs,
+            "returns": self._returns,
+            "lengths": self._lengths,
+            "env_steps": self.env_steps,
+        }
+
+    def load_state_dict(self, tree: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()` of as many environments of the same task."""
+        self.venv.load_state_dict(tree["env"])
+        self._obs, self._returns, self._lengths = (
+            np.array(tree[name]) for name in ("obs", "returns", "lengths")
+        )
+        self.env_steps = int(tree["env_steps"])
+        self._reset_seeds()  # a seed that waits for the next reset is of another run
 
     def close(self) -> None:
         """Free the simulator."""

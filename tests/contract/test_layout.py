@@ -33,7 +33,7 @@ BELOW = {  # what a layer may import beside itself and the bottom
     "cli": FOLDERS,
     "public names": FOLDERS,
 }
-LEARN_ON_SB3 = ("agents/smdp.py", "agents/meta.py", "agents/skill_critic.py")
+LEARN_ON_SB3 = tuple(f"agents/{n}.py" for n in ("smdp", "meta", "meta_state", "skill_critic"))
 OWNERS = {
     "stable_baselines3": (*LEARN_ON_SB3, "skills/vec_env.py", "evaluate/"),
     "mujoco": ("envs/",),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import gymnasium
 import numpy as np
 import pytest
@@ -278,3 +280,36 @@ def test_observations_are_scaled_and_the_low_level_sees_raw_ones():
     assert np.abs(got).max() < 5
     env.step(np.zeros((2, 6), np.float32))
     np.testing.assert_array_equal(seen[0], expected[:, :18])
+
+
+def test_it_goes_on_exactly_from_its_state():
+    """Within episodes, whose returns and lengths go on; a seed of the new one does not count."""
+
+    def make():
+        level = LibraryLevel.for_spec(compass(Sphere(2)), spec("point-maze-u-goal"))
+        return SkillVecEnv(make_vec("point-maze-u-goal", 3, threads=1, max_steps=37), level, 5, 0.9)
+
+    choices = np.random.default_rng(0).uniform(-1, 1, (12, 3, 2)).astype(np.float32)
+    one, two = make(), make()
+    one.seed(0)
+    one.reset()
+    for choice in choices[:3]:
+        one.step(choice)
+    one._returns[:] = 1, 2, 3  # the task pays nothing before its end
+    two.seed(9)
+    two.load_state_dict(copy.deepcopy(one.state_dict()))
+    assert two.env_steps == one.env_steps == 3 * 5 * 3
+    episodes = []
+    for choice in choices[3:]:
+        (*arrays, infos), (*again, infos_again) = one.step(choice), two.step(choice)
+        for a, b in zip(arrays, again, strict=True):
+            np.testing.assert_array_equal(a, b)
+        pairs = zip(infos, infos_again, strict=True)
+        episodes += [(a["episode"], b["episode"]) for a, b in pairs if "episode" in a]
+    assert [(a["r"], a["l"]) for a, _ in episodes] == [(b["r"], b["l"]) for _, b in episodes]
+    assert [(a["r"], a["l"]) for a, _ in episodes[:3]] == [(1, 37), (2, 37), (3, 37)]
+    one.reset()
+    two.reset()
+    np.testing.assert_array_equal(one._obs, two._obs)  # the same generators, not seed 9
+    one.close()
+    two.close()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,17 +14,19 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
+from etude import checkpoint
+from etude.agents.meta_state import Keeper
 from etude.cli import runs
 from etude.cli.progress import Progress
-from etude.config import Config, Range, to_dict
+from etude.config import Config, Range, from_dict, to_dict
 from etude.envs import registry
-from etude.errors import UsageError, unknown
+from etude.errors import LibraryError, Stopped, UsageError, unknown
 from etude.evaluate import canvas, compare, plots
 from etude.evaluate.arms import ARMS
-from etude.evaluate.report import MARKDOWN, report_comparison
+from etude.evaluate.report import JSON, MARKDOWN, report_comparison
 from etude.evaluate.rollouts import check_body, rollout_task
 from etude.logger import Logger
-from etude.skills.compose import ComposeConfig, Trained, compose
+from etude.skills.compose import FOLDER, ComposeConfig, Trained, compose, load_trained
 from etude.skills.library import SkillLibrary, zoo_names
 
 
@@ -35,6 +40,14 @@ class Comparing(Config):
     """arms beside the controller: none, all, or names (see above)"""
     seeds: Annotated[int, Range(1, 100)] = 1
     """seeds of every arm: SEED, SEED + 1, …"""
+
+
+@dataclass(frozen=True)
+class Running(Config):
+    """How a run is carried out and kept; does not change its results."""
+
+    save_minutes: Annotated[float, Range(0)] = 5.0
+    """minutes between checkpoints; 0 = only when interrupted"""
     workers: Annotated[int, Range(0, 256)] | None = None
     """trials that run at once, one core each (default: all cores; 0: in this process)"""
 
@@ -45,17 +58,78 @@ class Arguments:
 
     config: Annotated[ComposeConfig, tyro.conf.arg(name="")] = field(default_factory=ComposeConfig)
     comparing: Annotated[Comparing, tyro.conf.arg(name="")] = field(default_factory=Comparing)
+    running: Annotated[Running, tyro.conf.arg(name="")] = field(default_factory=Running)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done in a run folder; stands in its config.json."""
+
+    library: SkillLibrary
+    task: str
+    config: ComposeConfig
+    arms: list[str]
+    seeds: list[int]
+    provenance: dict[str, Any]
+
+    @property
+    def specs(self) -> list[compare.TrialSpec]:
+        """The trials, of which a run of one controller has a single one."""
+        return compare.plan(self.library, self.task, self.config, arms=self.arms, seeds=self.seeds)
+
+    def write(self, folder: Path) -> None:
+        """Write config.json, from which `read_job` makes the job again."""
+        library = self.library
+        where = {"path": str(Path(str(library.path)).resolve()), "set": library.set}
+        settings = {
+            "compose": to_dict(self.config),
+            "library": {**where, "name": library.name, "id": library.id},
+            "task": self.task,
+            "arms": self.arms,
+            "seeds": self.seeds,
+            "provenance": self.provenance,
+        }
+        runs.write_json(folder / "config.json", settings)
+
+
+def read_job(folder: Path, library: str | None = None) -> Job:
+    """The job of a run folder, with its library read from where it was, or from `library`.
+
+    Raises:
+        LibraryError: it is not the library that the run began with.
+        UsageError: the folder is not one of `compose`.
+    """
+    file = folder / "config.json"
+    if not file.is_file():
+        raise UsageError(f"{folder} is not a run folder: it has no config.json.")
+    made = json.loads(file.read_text())
+    if "compose" not in made or "library" not in made:
+        raise UsageError(f"{folder} is not a run of compose: {file} says what made it.")
+    began = made["library"]
+    found = SkillLibrary.load(library or began["path"], began["set"])
+    if found.id != began["id"]:
+        raise LibraryError(
+            f"{folder} began with library {began['name']} (id {began['id']:.12}), and {found.path} "
+            f"has another (id {found.id:.12}): say `compose LIBRARY --resume {folder}`."
+        )
+    config = from_dict(ComposeConfig, made["compose"])
+    return Job(found, made["task"], config, made["arms"], made["seeds"], made["provenance"])
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command with its arguments."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("library", nargs="?")
     first.add_argument("--task")
+    first.add_argument("--resume", type=Path)
     known, rest = first.parse_known_args(list(argv))
+    named = rest.pop(0) if rest and not rest[0].startswith("-") else None
     if "--help" in rest or "-h" in rest:
         print(_names())
-    elif known.library is None or known.task is None:
+    elif known.resume is not None:
+        if known.task is not None:
+            raise UsageError("--task cannot change a run that goes on: leave it out.")
+        return _resume(known.resume, named, rest)
+    elif named is None or known.task is None:
         raise UsageError(
             "compose needs a library and a task: for example "
             "`compose half-cheetah-metra --task half-cheetah-goal`; --help lists the options."
@@ -63,23 +137,42 @@ def main(argv: Sequence[str]) -> int:
     args = tyro.cli(Arguments, args=rest, prog="compose LIBRARY --task TASK")
     if known.task not in registry.tasks():
         raise unknown("task", known.task, registry.tasks())
-    library = SkillLibrary.load(known.library)
+    library = SkillLibrary.load(named)
     check_body(library, registry.spec(known.task))
-    names = arms(args.comparing.baselines)
-    torch.set_num_threads(1)
-    made = runs.provenance(["compose", *argv])
-    out = args.comparing.out or Path("runs") / f"{known.task}-{library.name}"
-    folder = runs.new_folder(out)
-    runs.write_json(folder / "config.json", {"compose": to_dict(args.config), "provenance": made})
-    if len(names) == 1 and args.comparing.seeds == 1:
-        return _one(library, known.task, args.config, folder, made)
     seeds = [args.config.seed + i for i in range(args.comparing.seeds)]
-    specs = compare.plan(library, known.task, args.config, arms=names, seeds=seeds)
-    found = run(specs, folder, args.comparing.workers)
-    report_comparison(found, library, folder, provenance=made)
-    print((folder / MARKDOWN).read_text())
-    print(f"report       {folder / MARKDOWN}")
-    return 0
+    made = runs.provenance(["compose", *argv])
+    names = arms(args.comparing.baselines)
+    job = Job(library, known.task, args.config, names, seeds, made)
+    folder = runs.new_folder(args.comparing.out or Path("runs") / f"{job.task}-{library.name}")
+    with runs.lock(folder):
+        job.write(folder)
+        return carry_out(job, folder, args.running)
+
+
+def _resume(folder: Path, library: str | None, rest: Sequence[str]) -> int:
+    running = tyro.cli(Running, args=list(rest), prog="compose --resume RUN")
+    job = read_job(folder, library)
+    specs = job.specs
+    with runs.lock(folder):
+        single = len(specs) == 1
+        if (folder / JSON).is_file() and (
+            single or len(compare.read(specs, folder).rows) == len(specs)
+        ):
+            raise UsageError(f"{folder} is finished: its report is {folder / JSON}.")
+        return carry_out(job, folder, running, goes_on=True)
+
+
+def carry_out(job: Job, folder: Path, running: Running, goes_on: bool = False) -> int:
+    """Train what is to be trained, and report; returns the exit code."""
+    torch.set_num_threads(1)
+    stop = runs.Stop()
+    try:
+        if len(job.specs) == 1:
+            return _one(job, folder, running, stop, goes_on)
+        return _many(job, folder, running, stop)
+    except Stopped:
+        print(f"stopped; go on with: python train.py compose --resume {folder}")
+        return 128 + stop.requested
 
 
 def arms(chosen: str | tuple[str, ...]) -> list[str]:
@@ -96,62 +189,96 @@ def arms(chosen: str | tuple[str, ...]) -> list[str]:
 
 
 def run(
-    specs: Sequence[compare.TrialSpec], folder: Path, workers: int | None = None
+    specs: Sequence[compare.TrialSpec],
+    folder: Path,
+    stop: runs.Stop,
+    workers: int | None = None,
+    save_minutes: float | None = None,
 ) -> compare.Comparison:
     """Run the trials of a comparison behind a progress bar."""
-    with Progress(f"arms on {specs[0].task}", len(specs), "trial") as progress:
+    with stop, Progress(f"arms on {specs[0].task}", len(specs), "trial") as progress:
         return compare.compare(
-            specs, folder, workers=workers, progress=lambda done, of, note: progress.to(done, note)
+            specs,
+            folder,
+            workers=workers,
+            progress=lambda done, of, note: progress.to(done, note),
+            save_minutes=save_minutes,
+            stop=stop,
         )
 
 
-def train(library: SkillLibrary, task: str, config: ComposeConfig, folder: Path) -> Trained:
+def train(
+    library: SkillLibrary,
+    task: str,
+    config: ComposeConfig,
+    folder: Path,
+    keeper: Keeper | None = None,
+) -> Trained:
     """Train one controller behind a progress bar, with its logs and weights in `folder`."""
-    log = Logger(folder)
-    try:
-        with Progress(f"{config.algo} over skills on {task}", config.env_steps) as progress:
+    log = Logger(folder, (keeper.env_steps or 0) if keeper else None)
+    title = f"{config.algo} over skills on {task}"
+    with closing(log), Progress(title, config.env_steps) as progress:
 
-            def show(steps: int, latest: Any) -> None:
-                rate = latest.get("meta/success_rate")
-                note = "" if rate is None else f"success {rate:.0%}"
-                progress.to(min(steps, config.env_steps), note)
+        def show(steps: int, latest: Any) -> None:
+            rate = latest.get("meta/success_rate")
+            note = "" if rate is None else f"success {rate:.0%}"
+            progress.to(min(steps, config.env_steps), note)
 
-            trained = compose(library, task, config, log=log, progress=show)
-    finally:
-        log.close()
+        trained = compose(library, task, config, log=log, progress=show, keeper=keeper)
     trained.save(folder)
     return trained
 
 
-def _one(
-    library: SkillLibrary, task: str, config: ComposeConfig, folder: Path, made: dict[str, Any]
-) -> int:
+def _one(job: Job, folder: Path, running: Running, stop: runs.Stop, goes_on: bool) -> int:
     """Train one controller, judge it on the fixed episodes, draw and report."""
-    trained = train(library, task, config, folder)
+    library, task, config = job.library, job.task, job.config
+    if checkpoint.latest(folder / FOLDER) is None:
+        keeper = Keeper(folder / "checkpoints", running.save_minutes, stop)
+        if goes_on and keeper.env_steps is None:
+            raise UsageError(
+                f"{folder} has no checkpoint to go on from: start again with another --out."
+            )
+        if goes_on:
+            left = f"{keeper.env_steps:,} of {config.env_steps:,}"
+            print(f"going on from step {left}", file=sys.stderr)
+        with stop:
+            trained = train(library, task, config, folder, keeper)
+        if stop():
+            raise Stopped
+    else:  # interrupted when it was trained and not yet judged
+        trained = load_trained(folder, library)
     done = rollout_task(task, trained.level, trained.controller, config.k)
     if len(done.env_spec.descriptor) > 1:
         canvas.save(plots.journeys(done, library.space), folder / "journeys.png")
     rate = "" if done.success_rate is None else f"success {done.success_rate:.0%}, "
     print(f"{task}: {rate}return {done.returns.mean():.3g} over {len(done.returns)} fixed episodes")
-    runs.write_json(
-        folder / "report.json",
-        {
-            "task": task,
-            "library": {"name": library.name, "id": library.id},
-            "success_rate": done.success_rate,
-            "return_mean": float(done.returns.mean()),
-            "steps_mean": float(done.lengths.mean()),
-            "training": trained.stats.to_json(),
-            "provenance": made,
-        },
-    )
-    print(f"controller   {folder / 'controller'}\nTensorBoard  tensorboard --logdir {folder}")
+    report = {
+        "task": task,
+        "library": {"name": library.name, "id": library.id},
+        "success_rate": done.success_rate,
+        "return_mean": float(done.returns.mean()),
+        "steps_mean": float(done.lengths.mean()),
+        "training": trained.stats.to_json(),
+        "provenance": job.provenance,
+    }
+    runs.write_json(folder / JSON, report)
+    print(f"controller   {folder / FOLDER}\nTensorBoard  tensorboard --logdir {folder}")
+    return 0
+
+
+def _many(job: Job, folder: Path, running: Running, stop: runs.Stop) -> int:
+    """Run the trials that are left, and report all of them."""
+    found = run(job.specs, folder, stop, running.workers, running.save_minutes)
+    report_comparison(found, job.library, folder, provenance=job.provenance)
+    print((folder / MARKDOWN).read_text())
+    print(f"report       {folder / MARKDOWN}")
     return 0
 
 
 def _names() -> str:
     """What can be composed with what; shown above the options."""
     lines = ["usage: compose LIBRARY --task TASK [--algo ppo|sac|dqn] [--baselines all] [options]"]
+    lines += ["       compose --resume RUN [--save-minutes M] [--workers W]"]
     lines += ["", f"tasks      {', '.join(registry.tasks())}"]
     lines += [
         f"libraries  {', '.join(zoo_names()) or 'none installed'}, or a path",

@@ -7,13 +7,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
 
 from etude.cli import compose, discover, runs
 from etude.config import Config, Range, to_dict
+from etude.errors import Stopped
 from etude.evaluate import canvas, plots
 from etude.evaluate.compare import plan
 from etude.evaluate.report import MARKDOWN, report_comparison
@@ -58,10 +59,20 @@ class Demo(Config):
 def main(argv: Sequence[str]) -> int:
     """Run the demo."""
     demo = tyro.cli(Demo, args=list(argv), prog="demo")
-    start = time.monotonic()
     torch.set_num_threads(1)
     folder = runs.new_folder(demo.out or runs.next_free(Path("runs") / "demo"))
-    made = runs.provenance(["demo", *argv])
+    stop = runs.Stop()
+    try:
+        with runs.lock(folder):
+            return show(demo, folder, runs.provenance(["demo", *argv]), stop)
+    except Stopped:
+        print(f"stopped; what there is lies in {folder}")
+        return 128 + stop.requested
+
+
+def show(demo: Demo, folder: Path, made: dict[str, Any], stop: runs.Stop) -> int:
+    """The three parts and what came of them; returns the exit code."""
+    start = time.monotonic()
     config = dataclasses.replace(preset(LEARNER, ENV), seed=demo.seed, steps=demo.steps)
     runs.write_json(folder / "config.json", {"discover": to_dict(config), "provenance": made})
 
@@ -83,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
 
     print("3/3  the same steps without skills, with random ones, with untrained ones")
     specs = plan(library, TASK, control, arms=ARMS, seeds=[demo.seed])
-    found = compose.run(specs, folder, demo.workers)
+    found = compose.run(specs, folder, stop, demo.workers)
     report_comparison(found, library, folder, provenance=made)
 
     print("\n" + table(found.rows))
