@@ -12,8 +12,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import mujoco
 import numpy as np
 
 from etude.envs.spec import EnvSpec
@@ -47,8 +47,8 @@ class Body(ABC):
     """Number of environments from which one MjData per simulation is the faster choice."""
 
     @abstractmethod
-    def model(self) -> mujoco.MjModel:
-        """A new model of the mechanism."""
+    def model(self) -> Any:
+        """A new `mujoco.MjModel` of the mechanism, or a table that brings its own batch."""
 
     @abstractmethod
     def reset(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

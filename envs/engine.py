@@ -106,8 +106,12 @@ class BatchedEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         n, body, spec = self.num_envs, self._body, self.env_spec
         if persistent is None:
             persistent = body.persistent_from is not None and n >= body.persistent_from
-        self._batch = Batch(body.model(), n, threads, persistent)
-        self._painter = Painter(body.model(), body.camera)
+        model = body.model()
+        if isinstance(model, mujoco.MjModel):
+            self._batch = Batch(model, n, threads, persistent)
+            self._painter = Painter(body.model(), body.camera)
+        else:  # a world without physics brings what steps it and what draws it
+            self._batch, self._painter = model.batch(n), model.painter()
         self._ctrl = self._batch.bind("ctrl")  # (N, nu)
         self._diverged = self._batch.warning[:, DIVERGED, 1]  # (N, 3) counts
         self._bound = {name: self._batch.bind(name) for name in body.outputs}

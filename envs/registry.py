@@ -26,6 +26,22 @@ BODIES: dict[str, Callable[[], Body]] = {
     "point-maze-large": _maker("points", "PointMazeLarge"),
 }
 
+TESTBEDS: dict[str, Callable[[], Body]] = {
+    "grid-5": _maker("testbeds.worlds", "grid", 5),
+    "grid-5-slip": _maker("testbeds.worlds", "grid", 5, 0.2),
+    "grid-5-bits": _maker("testbeds.worlds", "grid", 5, 0.0, 8),
+    "grid-5-slip-bits": _maker("testbeds.worlds", "grid", 5, 0.2, 8),
+    "grid-5-slip-bits-corner": _maker("testbeds.worlds", "grid", 5, 0.2, 8, "corner"),
+    "grid-5-slip-bits-centre": _maker("testbeds.worlds", "grid", 5, 0.2, 8, "centre"),
+    "grid-7": _maker("testbeds.worlds", "grid", 7),
+    "ring-12": _maker("testbeds.worlds", "ring"),
+    "four-rooms-stochastic": _maker("testbeds.worlds", "four_rooms"),
+    "four-rooms-stochastic-bits": _maker("testbeds.worlds", "four_rooms", 5, 8),
+    "room-teleport": _maker("testbeds.worlds", "room_teleport"),
+    "noisy-lever": _maker("testbeds.worlds", "noisy_lever"),
+    "t-maze": _maker("testbeds.worlds", "t_maze"),
+}
+
 TASKS: dict[str, Callable[[], Task]] = {
     "point-maze-u-goal": _maker("tasks", "PointMazeGoal", "point-maze-u"),
     "point-maze-large-goal": _maker("tasks", "PointMazeGoal", "point-maze-large"),
@@ -44,8 +60,13 @@ def tasks() -> tuple[str, ...]:
     return tuple(TASKS)
 
 
+def testbeds() -> tuple[str, ...]:
+    """Ids of the finite worlds with known answers, where methods are measured."""
+    return tuple(TESTBEDS)
+
+
 def ids() -> tuple[str, ...]:
-    """Every environment id."""
+    """Every environment id but those of test beds, which have no Gymnasium name."""
     return bodies() + tasks()
 
 
@@ -58,9 +79,10 @@ def build(env_id: str) -> tuple[Body, Task | None]:
     if env_id in TASKS:
         task = TASKS[env_id]()
         return task.body, task
-    if env_id not in BODIES:
-        raise unknown("environment", env_id, ids())
-    return BODIES[env_id](), None
+    known = {**BODIES, **TESTBEDS}
+    if env_id not in known:
+        raise unknown("environment", env_id, (*ids(), *testbeds()))
+    return known[env_id](), None
 
 
 @cache

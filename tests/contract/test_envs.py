@@ -15,18 +15,20 @@ from etude.envs.registry import make_vec
 from etude.envs.spec import EnvSpec
 from etude.errors import EnvContractError
 
+every_environment = pytest.mark.parametrize("env_id", registry.ids() + registry.testbeds())
 
-@pytest.mark.parametrize("env_id", registry.ids())
+
+@every_environment
 def test_rules(env_id: str) -> None:
     check(make_vec(env_id, 3, seed=0))
 
 
-@pytest.mark.parametrize("env_id", registry.ids())
+@every_environment
 def test_spec(env_id: str) -> None:
     spec = registry.spec(env_id)
     assert EnvSpec.from_json(spec.to_json()) == spec
     assert spec.id == env_id
-    assert (spec.body == spec.id) == (env_id in registry.bodies())
+    assert (spec.body == spec.id) == (env_id not in registry.tasks())
     body = registry.spec(spec.body)
     assert spec.fields[: len(body.fields)] == body.fields
     assert spec.body_dim == body.obs_dim
@@ -41,7 +43,7 @@ def test_spec(env_id: str) -> None:
     assert (np.array(spec.obs_std) > 0).all()
 
 
-@pytest.mark.parametrize("env_id", registry.ids())
+@pytest.mark.parametrize("env_id", registry.ids())  # test beds show cells, not coordinates
 def test_descriptor_is_what_the_fields_say(env_id: str) -> None:
     """Coordinates named in the descriptor are observed under the same names."""
     env = make_vec(env_id, 2, seed=0)
@@ -52,7 +54,7 @@ def test_descriptor_is_what_the_fields_say(env_id: str) -> None:
         np.testing.assert_array_equal(seen, infos["descriptor"][:, column].astype(np.float32))
 
 
-@pytest.mark.parametrize("env_id", registry.ids())
+@every_environment
 def test_threads_do_not_change_results(env_id: str) -> None:
     runs = []
     for threads in (1, 3):
@@ -63,6 +65,11 @@ def test_threads_do_not_change_results(env_id: str) -> None:
             env.step(rng.uniform(-1, 1, env.action_space.shape))
         runs.append(env.get_state())
     np.testing.assert_array_equal(*runs)
+
+
+def test_ids_are_in_one_group_each() -> None:
+    groups = (registry.bodies(), registry.tasks(), registry.testbeds())
+    assert all(groups) and len(set().union(*groups)) == sum(map(len, groups))
 
 
 Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]

@@ -1,0 +1,1 @@
+"""Test beds: finite worlds whose transition matrices, and hence whose empowerment, are known."""
