@@ -11,9 +11,11 @@ WORKERS ?= 2
 # one arithmetic thread per test worker: more only fight over the cores
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+CORE := src/etude/checkpoint.py,src/etude/config.py,agents/replay.py,skills/library.py
+CORE := $(CORE),skills/library_files.py,skills/library_data.py,envs/checks.py
 SETTINGS := pyproject.toml setup.py constraints.txt
 
-.PHONY: help train test test-slow bench bench-learning check layout typing format clean
+.PHONY: help train test test-slow soak coverage mutate bench bench-learning check layout typing format clean
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -26,6 +28,19 @@ test: .venv/.ready-test ## the whole test suite but its slow part (at most ten m
 
 test-slow: .venv/.ready-test ## the slow part: training runs, a clean installation
 	$(PYTEST) -m slow
+
+soak: .venv/.ready-test ## prove every promise of docs/reliability.md (at most an hour on two cores)
+	$(BIN)/python tests/soak.py
+
+coverage: .venv/.ready-test ## the test suite with branch coverage: of the core files, then of all (15 minutes)
+	$(BIN)/coverage erase
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --include='$(CORE)' --fail-under=95
+	$(BIN)/coverage report --fail-under=90
+
+mutate: .venv/.ready-test ## change 60 things in each core file and see whether tests notice (ten minutes)
+	$(BIN)/python tests/mutate.py --core --sample 60 --jobs $(WORKERS)
 
 bench: .venv/.ready ## measure throughput into docs/performance.md (at most 15 minutes on two cores)
 	$(BIN)/python bench/run.py

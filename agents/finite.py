@@ -16,8 +16,10 @@ from torch import Tensor
 from etude.errors import NotFiniteError
 
 
-def check_observations(obs: np.ndarray, step: int, fields: Mapping[str, slice]) -> None:
-    """Refuse observations (N, O) of vector step `step` with a NaN or an infinity.
+def check_observations(
+    obs: np.ndarray, step: int | np.ndarray, fields: Mapping[str, slice]
+) -> None:
+    """Refuse observations (N, O) with a NaN or an infinity; `step` is one for all, or (N,).
 
     Raises:
         NotFiniteError: names environment, step, field and value.
@@ -28,8 +30,28 @@ def check_observations(obs: np.ndarray, step: int, fields: Mapping[str, slice]) 
     field = next((n for n, s in fields.items() if entry in range(*s.indices(obs.shape[1]))), "?")
     raise NotFiniteError(
         f"environment to replay: entry {entry} ({field}) of the observation of environment {env} "
-        f"is {obs[env, entry]} at step {step}: mend the environment; nothing was learned from it."
+        f"is {obs[env, entry]} at step {_of(env, step)}: mend the environment; nothing was learned "
+        "from it."
     )
+
+
+def check_rewards(reward: np.ndarray, step: int | np.ndarray) -> None:
+    """Refuse rewards (N,) with a NaN or an infinity; `step` is one for all, or (N,).
+
+    Raises:
+        NotFiniteError: names environment, step and value.
+    """
+    if np.isfinite(reward).all():
+        return
+    env = int(np.flatnonzero(~np.isfinite(reward))[0])
+    raise NotFiniteError(
+        f"environment to agent: the reward of environment {env} is {reward[env]} at step "
+        f"{_of(env, step)}: mend the environment; nothing was learned from it."
+    )
+
+
+def _of(env: int, step: int | np.ndarray) -> int:
+    return int(step[env] if isinstance(step, np.ndarray) else step)
 
 
 def check_tensors(update: int, groups: Mapping[str, Mapping[str, Tensor]]) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from etude import checkpoint
 from etude.agents.finite import check_observations, check_tensors
 from etude.agents.networks import Normaliser
-from etude.agents.replay import Replay
+from etude.agents.replay import Batch, Replay
 from etude.agents.sac import SAC, SACConfig
 from etude.config import Config, Range, replace
 from etude.envs import registry
@@ -152,6 +152,7 @@ class Discovery:
         self._fields = self.env_spec.slices()
         spec = Spec(self._fields, self.env_spec.obs_dim, self.env_spec.action_dim)
         self.learner, self.agent = self._networks(spec, net_seed)
+        self._learnt = dict(self.learner.named_parameters())
         self.replay = Replay(
             loop.replay_capacity,
             loop.num_envs,
@@ -295,25 +296,31 @@ class Discovery:
         signal = self.learner.signal(batch)
         weights = self.learner.task_vector(batch.skill)
         acted = self.agent.update(batch, signal, weights)
-        gradients = {k: p.grad for k, p in self.learner.named_parameters() if p.grad is not None}
+        self._check(drawn, learned, signal, acted)
+        return {**learned, **acted, "skill/reward": (signal * weights).sum(-1).mean()}
+
+    def _check(
+        self,
+        drawn: Batch,
+        learned: Mapping[str, Tensor],
+        signal: Tensor,
+        acted: Mapping[str, Tensor],
+    ) -> None:
+        """Refuse an update with anything that is not finite; causes stand before effects."""
+        gradients = {k: p.grad for k, p in self._learnt.items() if p.grad is not None}
+        groups = {
+            "the learner's loss": learned,
+            "the learner's gradient of": gradients,
+            "the signal": {"to the agent": signal},
+            "the agent's loss": acted,
+            "the agent's gradient of": self.agent.gradients(),
+        }
         try:
-            check_tensors(
-                self.updates,
-                {
-                    **{f"the learner's loss {k}": v for k, v in learned.items()},
-                    **{f"the learner's gradient of {k}": v for k, v in gradients.items()},
-                    "the signal to the agent": signal,
-                    **{f"the agent's loss {k}": v for k, v in acted.items()},
-                    **{
-                        f"the agent's gradient of {k}": v for k, v in self.agent.gradients().items()
-                    },
-                },
-            )
+            check_tensors(self.updates, groups)
         except NotFiniteError as error:
             kept = {k: v for k, v in vars(drawn).items() if v is not None}
             error.evidence = {"batch": kept, "learner": self.learner.checkpoint()}
             raise
-        return {**learned, **acted, "skill/reward": (signal * weights).sum(-1).mean()}
 
     def snapshot(self) -> Snapshot:
         """The present skills as a policy to evaluate."""

@@ -25,6 +25,7 @@ from gymnasium import Wrapper, spaces
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
+from etude.agents.finite import check_observations, check_rewards
 from etude.envs.engine import BatchedEnv
 from etude.envs.spec import EnvSpec
 from etude.errors import UsageError
@@ -133,7 +134,7 @@ class SkillVecEnv(VecEnv):
         exact = smdp == "exact"
         self._weights = powers if exact else np.ones(k + 1)  # of the reward at step i
         self._discounts = powers if exact else np.full(k + 1, gamma)  # after tau steps
-        self._body = spec.body_dim
+        self._body, self._fields = spec.body_dim, spec.slices()
         self._start = time.time()
         super().__init__(
             venv.num_envs,
@@ -159,7 +160,12 @@ class SkillVecEnv(VecEnv):
         self._choice = actions
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Hold the commands for up to k steps."""
+        """Hold the commands for up to k steps.
+
+        Raises:
+            NotFiniteError: a reward or an observation is NaN or infinite; names the environment
+                and the step of its episode.
+        """
         command = self.policy.command(self._choice)
         n = self.num_envs
         active, end = np.ones(n, bool), np.full(n, RUNNING)
@@ -170,6 +176,8 @@ class SkillVecEnv(VecEnv):
             self._obs, reward, terminated, truncated, infos = self.venv.step(
                 action, None if active.all() else active
             )
+            check_rewards(reward, self._lengths + i)
+            check_observations(infos["final_obs_array"], self._lengths + i, self._fields)
             earned += reward
             value += self._weights[i] * reward
             duration += active

@@ -4,7 +4,7 @@ A checkpoint is a folder `NAME/` with `arrays.safetensors`, `state.json` and `ma
 has the size and the SHA-256 of every file. It is written beside its final place, synced and
 renamed, so a folder under its final name is whole; the file `latest` names the newest one and the
 two newest are kept. A *tree* is a nested dictionary whose leaves are arrays (NumPy or torch),
-`Rows`, numbers, strings, booleans, None, or lists of those.
+`Rows`, numbers, strings, booleans, None, or lists of all but the first two.
 
 `Rows` only ever grow at one end and are forgotten at the other. They stand in `rows/`, beside the
 checkpoints, in files that several of these share, so that each save writes only what is new.
@@ -35,7 +35,7 @@ ROWS = "rows"
 SEPARATOR = "/"
 FORMAT = 1
 KEPT = 2
-PIECE = 2**24  # bytes of rows in a file, at most
+PIECE = 2**20  # bytes of rows in a file, at most: a save holds some seven times as many
 
 logger = logging.getLogger("etude")
 
@@ -321,7 +321,11 @@ def _split(node: Any, prefix: str, arrays: dict[str, np.ndarray], logs: dict[str
                 rest[name] = _split(value, f"{prefix}{name}{SEPARATOR}", arrays, logs)
         return rest
     if isinstance(node, (list, tuple)):
-        return [_split(item, prefix, arrays, logs) for item in node]
+        inside: dict[str, Any] = {}
+        rest = [_split(item, prefix, inside, inside) for item in node]
+        if inside:
+            raise TypeError(f"{next(iter(inside))}: a list of a checkpoint cannot hold arrays")
+        return rest
     if isinstance(node, (bool, int, float, str)) or node is None:
         return node
     raise TypeError(f"{prefix}: a {type(node).__name__} cannot be a leaf of a checkpoint")

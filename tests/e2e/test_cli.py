@@ -198,9 +198,9 @@ def test_ctrl_c_saves_and_the_printed_command_goes_on(tmp_path: Path) -> None:
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    text, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert f"python train.py discover --resume {out}" in text
+    assert f"python train.py discover --resume {out}" in errors
     assert "Traceback" not in errors and not (out / "library").exists()
     done = subprocess.run(
         [*command, "--resume", str(out)], env=env, capture_output=True, text=True, check=False

@@ -1,4 +1,7 @@
-"""Random damage: no truncated file and no flipped bit of a library is ever loaded in silence.
+"""Random damage: no truncated file and no flipped bit is ever loaded in silence.
+
+Of libraries and of checkpoints; each is refused by name, within a second of the processor, and in
+hardly more memory than a good one takes.
 
 `ETUDE_CASES=5000 pytest tests/faults/test_corruption.py` soaks.
 """
@@ -6,16 +9,26 @@
 from __future__ import annotations
 
 import os
+import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from etude import checkpoint
+from etude.config import replace
 from etude.errors import CheckpointError, LibraryError
+from etude.skills.discovery import Discovery, preset
 from etude.skills.library import SkillLibrary
 
 GOLDEN = Path(__file__).resolve().parents[1] / "data" / "golden" / "v1"
 CASES = int(os.environ.get("ETUDE_CASES", "200"))
+MANIFESTS = ("MANIFEST.json", checkpoint.MANIFEST)
+MOST = 2**25  # bytes by which memory may grow, a hundred times what the files are
+Record = Callable[[str, object], None]
 
 
 def corrupt(folder: Path, rng: np.random.Generator) -> tuple[str, str]:
@@ -33,16 +46,19 @@ def corrupt(folder: Path, rng: np.random.Generator) -> tuple[str, str]:
     return file.name, f"bit {bit} of byte {place} flipped"
 
 
-def accepted(folder: Path, file: str) -> str:
-    """Why the damaged library got past, or an empty string if it was refused as it should be.
+def accepted(load: Callable[[Path], object], folder: Path, file: str) -> str:
+    """Why the damaged folder got past, or an empty string if it was refused as it should be.
 
     Damage of the manifest may look like damage of the file whose hash it holds.
     """
+    start = time.process_time()
     try:
-        SkillLibrary.load(folder)
+        load(folder)
     except (LibraryError, CheckpointError) as error:
-        named = str(folder) if file == "MANIFEST.json" else str(folder / file)
-        return "" if named in str(error) else f"the sentence does not name the file: {error}"
+        seconds = time.process_time() - start
+        named = str(folder) if file in MANIFESTS else file
+        why = "" if seconds < 1 else f"it took {seconds} s"
+        return why if named in str(error) else f"the sentence does not name the file: {error}"
     return "loaded in silence"
 
 
@@ -55,20 +71,93 @@ def copies(source: Path, folder: Path) -> dict[str, bytes]:
     return files
 
 
-def test_no_damage_is_loaded_in_silence(tmp_path: Path) -> None:
+class Memory:
+    """How much more memory than at the beginning a block has taken at most, where the system says.
+
+    The system's own high-water mark, which is put back at the beginning.
+    """
+
+    STATUS = Path("/proc/self/status")
+
+    def __enter__(self) -> Memory:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+        self.before = self._peak()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.grown = self._peak() - self.before
+
+    def _peak(self) -> int:
+        if not self.STATUS.exists():
+            return 0
+        found = re.search(r"VmHWM:\s+(\d+) kB", self.STATUS.read_text())
+        assert found is not None
+        return int(found[1]) * 1024
+
+
+def test_no_damaged_library_is_loaded_in_silence(tmp_path: Path, record_property: Record) -> None:
     rng = np.random.default_rng(0)
     names = ("sphere-metra", "discrete-diayn")
     wholes = [copies(GOLDEN / name, tmp_path / name) for name in names]
-    past = []
-    for case in range(CASES):
-        folder, files = tmp_path / names[case % 2], wholes[case % 2]
-        file, damage = corrupt(folder, rng)
-        if why := accepted(folder, file):
-            past.append(f"case {case}: {file} {damage}: {why}")
-        (folder / file).write_bytes(files[file])
-    assert past == []
     for name in names:
         SkillLibrary.load(tmp_path / name)
+    past = []
+    with Memory() as memory:
+        for case in range(CASES):
+            folder, files = tmp_path / names[case % 2], wholes[case % 2]
+            file, damage = corrupt(folder, rng)
+            if why := accepted(SkillLibrary.load, folder, file):
+                past.append(f"case {case}: {file} {damage}: {why}")
+            (folder / file).write_bytes(files[file])
+    assert past == []
+    assert memory.grown < MOST
+    for name in names:
+        SkillLibrary.load(tmp_path / name)
+    record_property("count", CASES)
+
+
+def test_no_damaged_checkpoint_is_loaded_in_silence(
+    tmp_path: Path, record_property: Record
+) -> None:
+    """Arrays, state, manifest, and the file of rows beside them, of a run that has learnt."""
+    small = {"num_envs": 4, "episode_steps": 20, "updates_per_epoch": 1, "warmup_steps": 80}
+    settings = {"agent": {"hidden": [16, 16]}, "method": {"hidden": [16, 16]}, "loop": small}
+    run = Discovery(replace(preset("metra", "point-open"), settings))
+    run.epoch()
+    path = checkpoint.save(tmp_path, "1", run.checkpoint())
+    folders = (path, tmp_path / checkpoint.ROWS)
+    files = {file: file.read_bytes() for folder in folders for file in folder.iterdir()}
+    assert {file.suffix for file in files} == {".safetensors", ".json"} and len(files) > 3
+    rng, past = np.random.default_rng(0), []
+    with Memory() as memory:
+        for case in range(CASES):
+            folder = folders[int(rng.random() < 0.2)]
+            file, damage = corrupt(folder, rng)
+            if why := accepted(checkpoint.load, path, file):
+                past.append(f"case {case}: {file} {damage}: {why}")
+            (folder / file).write_bytes(files[folder / file])
+    assert past == []
+    assert memory.grown < MOST
+    run.restore(checkpoint.load(path))
+    record_property("count", CASES)
+
+
+def test_whatever_stands_in_latest_a_whole_checkpoint_is_found(tmp_path: Path) -> None:
+    """It is a pointer and nothing more: without a name that fits, the newest is taken."""
+    checkpoint.save(tmp_path, "1", {"x": 1})
+    checkpoint.save(tmp_path, "2", {"x": 2})
+    for text in (b"", b"3", b"../1", b"\xff\x00", b"." * 4096):
+        (tmp_path / checkpoint.LATEST).write_bytes(text)
+        assert checkpoint.load_newest(tmp_path) == {"x": 2}, text
+
+
+def test_the_measure_of_memory_sees_a_large_array() -> None:
+    if not Memory.STATUS.exists():
+        pytest.skip("needs /proc")
+    with Memory() as memory:
+        np.ones(2 * MOST // 8).sum()
+    assert memory.grown > MOST
 
 
 @pytest.mark.parametrize("lost", [1, 2, 3])
@@ -89,4 +178,4 @@ def test_every_bit_of_the_manifest_counts(tmp_path: Path) -> None:
             data = bytearray(whole)
             data[place] ^= 1 << bit
             (folder / "MANIFEST.json").write_bytes(data)
-            assert accepted(folder, "MANIFEST.json") == "", (place, bit)
+            assert accepted(SkillLibrary.load, folder, "MANIFEST.json") == "", (place, bit)

@@ -7,6 +7,7 @@ import re
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,16 @@ def test_there_are_enough_of_them() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_hostile_library_is_refused_and_runs_nothing(name: str, outcomes: dict[str, Any]) -> None:
+def test_a_hostile_library_is_refused_and_runs_nothing(
+    name: str, outcomes: dict[str, Any], record_property: Callable[[str, object], None]
+) -> None:
     file, cause, _ = CASES[name]
     outcome = outcomes[name]
     assert outcome["kind"] == "LibraryError", outcome
     assert f"{Path(name, file)}" in outcome["text"] and re.search(cause, outcome["text"])
     assert len(outcome["text"]) < 1000 and outcome["text"].isprintable()
     assert outcome["events"] == [] and outcome["seconds"] < 1
+    record_property("count", 1)
 
 
 def test_a_good_library_passes_the_same_watch(outcomes: dict[str, Any]) -> None:

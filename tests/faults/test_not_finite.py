@@ -15,8 +15,10 @@ from etude.agents.finite import check_observations, check_tensors
 from etude.agents.replay import Batch
 from etude.cli import discover
 from etude.config import replace
+from etude.envs.registry import make_vec
 from etude.errors import NotFiniteError
 from etude.skills.discovery import Discovery, preset
+from etude.skills.vec_env import PrimitiveLevel, SkillVecEnv
 
 SMALL: dict[str, Any] = {
     "steps": 480,
@@ -45,6 +47,35 @@ def test_a_bad_observation_stops_in_its_step(bad: float) -> None:
     with pytest.raises(NotFiniteError, match=r"entry 1 \(y\).* environment 2 is .* at step 7:"):
         one.epoch()
     assert one.steps == 4 * 7 and len(one.replay) == 4 * 7, "nothing of that step was stored"
+
+
+@BAD
+@pytest.mark.parametrize(
+    ("spoilt", "said"),
+    [
+        ("reward", r"the reward of environment 1 is .* at step 5:"),
+        ("observation", r"entry 2 \(x_velocity\).* environment 1 is .* at step 5:"),
+    ],
+)
+def test_a_bad_task_stops_a_controller_in_its_step(spoilt: str, said: str, bad: float) -> None:
+    """In the third step of the second decision, of three steps each."""
+    venv = SkillVecEnv(make_vec("point-maze-u-goal", 2, seed=0), PrimitiveLevel(2), 3, 0.99)
+    venv.reset()
+    inner, steps = venv.venv.step, 0
+
+    def broken(actions: np.ndarray, active: np.ndarray | None = None) -> Any:
+        nonlocal steps
+        found = inner(actions, active)
+        if steps == 5:
+            (found[1] if spoilt == "reward" else found[4]["final_obs_array"][:, 2])[1] = bad
+        steps += 1
+        return found
+
+    venv.venv.step = broken  # type: ignore[method-assign]
+    venv.step(np.zeros((2, 2), np.float32))
+    with pytest.raises(NotFiniteError, match=said):
+        venv.step(np.zeros((2, 2), np.float32))
+    assert steps == 6
 
 
 @BAD
@@ -90,6 +121,24 @@ def test_a_bad_gradient_is_named(part: str, monkeypatch: pytest.MonkeyPatch) -> 
         one.epoch()
 
 
+def test_a_bad_gradient_of_the_learner_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its loss is finite, and what it did to the weights would show in the next update only."""
+    one = run()
+    one.epoch()
+    done, update = one.updates, one.learner.update
+
+    def broken(batch: Batch) -> dict[str, torch.Tensor]:
+        learned = update(batch)
+        one.learner.phi[0].weight.grad[5, 1] = torch.inf
+        return learned
+
+    monkeypatch.setattr(one.learner, "update", broken)
+    text = rf"learner's gradient of phi.0.weight is inf at \(5, 1\) in update {done}:"
+    with pytest.raises(NotFiniteError, match=text):
+        one.epoch()
+    assert one.updates == done
+
+
 def test_the_evidence_replays_the_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command leaves crash/, from which the same learner and batch give the same NaN."""
     one = run()
@@ -107,7 +156,7 @@ def test_the_evidence_replays_the_fault(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_large_but_finite_numbers_pass() -> None:
     """Their sum overflows, which alone is no fault."""
-    check_tensors(0, {"large": torch.full((8,), 3e38)})
+    check_tensors(0, {"the loss": {"large": torch.full((8,), 3e38)}})
     check_observations(np.full((2, 2), 3e38, np.float32), 0, {"x": slice(0, 2)})
 
 

@@ -1,8 +1,9 @@
 """A process that forks runs of discovery for `test_kills.py`, so that imports are paid for once.
 
 Each line of its input is the arguments of one run as JSON: folder, `die_at` (the number of the
-call to the disk at which the run kills itself, or null), `steps`, and whether it goes on. It
-answers with the run's process id, and when that has ended with its exit status.
+call to the disk at which the run kills itself, or null), `steps`, whether it goes on, and `hang`
+(whether its first save is never over). It answers with the run's process id, and when that has
+ended with its exit status. The file `saved` says how far a run is kept, `saving` that a save began.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,7 @@ class Deadly(checkpoint.Disk):
         super().remove(path)
 
 
-def run(folder: Path, steps: int, die_at: int | None, resume: bool) -> int:
+def run(folder: Path, steps: int, die_at: int | None, resume: bool, hang: bool) -> int:
     """A run, new or from its newest checkpoint; writes down each save that has succeeded."""
     torch.set_num_threads(1)
     one = Discovery(replace(preset("metra", "point-open"), SETTINGS | {"steps": steps}))
@@ -71,6 +73,8 @@ def run(folder: Path, steps: int, die_at: int | None, resume: bool) -> int:
     save = discover.save
 
     def noted(*args: Any) -> Path:
+        (folder / "saving").touch()
+        time.sleep(3600 * hang)
         path = save(*args)
         (folder / "saved").write_text(str(one.steps))
         return path

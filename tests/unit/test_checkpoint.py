@@ -141,3 +141,134 @@ def test_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="has format 9, this version reads 1"):
         checkpoint.load(path)
+
+
+def test_without_its_pointer_the_last_name_is_the_newest(tmp_path: Path) -> None:
+    assert checkpoint.whole(tmp_path / "nowhere") == []
+    assert checkpoint.latest(tmp_path / "nowhere") is None
+    for folder in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(CheckpointError, match="no checkpoint that can be read"):
+            checkpoint.load_newest(folder)
+    for i in (1, 2):
+        checkpoint.save(tmp_path, f"{i}", {"x": i})
+    for name in ("2", "2\n", "3", "../1", "", "\xff"):
+        (tmp_path / checkpoint.LATEST).write_bytes(name.encode("latin-1"))
+        assert checkpoint.latest(tmp_path) == tmp_path / "2"
+    (tmp_path / checkpoint.LATEST).unlink()
+    assert checkpoint.latest(tmp_path) == tmp_path / "2"
+    (tmp_path / checkpoint.LATEST).write_text("1")
+    assert checkpoint.load_newest(tmp_path) == {"x": 1}, "the pointer goes before the name"
+
+
+def test_what_a_save_left_behind_is_cleared_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".partial-0", ".replaced-0", ".partial-1", "notes", ".hidden", "rows"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    checkpoint.save(tmp_path, "1", {"x": 1})
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names == {"1", "latest", "notes", ".hidden", "rows"}
+    assert list((tmp_path / "rows").iterdir()) == [], "no checkpoint needs it"
+
+
+def test_nothing_is_written_or_read_where_no_row_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values, written = np.arange(20.0), {}
+    checkpoint.save(tmp_path, "1", {"log": log(values)}, written)
+    paths: list[Path] = []
+    monkeypatch.setattr(checkpoint.disk, "write", lambda path, _: paths.append(path))
+    monkeypatch.setattr(checkpoint.disk, "rename", lambda *_: None)
+    unread = checkpoint.Rows(5, 20, lambda *_: pytest.fail("read"))
+    checkpoint.save(tmp_path, "2", {"log": unread}, written)
+    assert paths and not [p for p in paths if p.parent.name == "rows"]
+
+
+def test_a_file_of_rows_that_are_all_forgotten_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "PIECE", 80)
+    values, written = np.arange(40.0), {}
+    for i, begin in enumerate((0, 9, 10)):
+        path = checkpoint.save(tmp_path, f"{i}", {"log": log(values, begin)}, written)
+        assert len(written["log"]) == (4 if begin < 10 else 3)
+        np.testing.assert_array_equal(read(path), values[begin:])
+    assert len(list((tmp_path / "rows").iterdir())) == 4, "the second still needs the first"
+
+
+def test_any_part_of_the_rows_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "PIECE", 16)  # two numbers
+    values = np.arange(9.0)
+    rows = checkpoint.load(checkpoint.save(tmp_path, "1", {"log": log(values, 1)}))["log"]
+    for a in range(1, 9):
+        for b in range(a + 1, 10):
+            np.testing.assert_array_equal(rows.read(a, b), values[a:b])
+    pieces = [(first, part.tolist()) for first, part in rows.pieces(3)]
+    assert pieces == [(1, [1, 2, 3]), (4, [4, 5, 6]), (7, [7, 8])]
+
+
+@pytest.mark.parametrize(("width", "files"), [(0, 1), (1, 1), (2, 2), (4, 4), (8, 4)])
+def test_a_row_of_any_width_has_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, files: int
+) -> None:
+    """In files of at most 32 bytes, or of one row."""
+    monkeypatch.setattr(checkpoint, "PIECE", 32)
+    values = np.arange(4.0 * width).reshape(4, width)
+    path = checkpoint.save(tmp_path, "1", {"log": log(values)})
+    np.testing.assert_array_equal(read(path), values)
+    assert len(list((tmp_path / "rows").iterdir())) == files
+
+
+def test_lists_hold_numbers_and_not_arrays(tmp_path: Path) -> None:
+    """Which would have no place to come back to."""
+    plain = {"a": [1, "x", None, {"b": [2.5, True]}], "c": (1, 2)}
+    assert checkpoint.load(checkpoint.save(tmp_path, "1", plain)) == {**plain, "c": [1, 2]}
+    for bad in ([np.ones(2)], [{"x": np.ones(2)}], [{"x": {"y": log(np.ones(2))}}]):
+        with pytest.raises(TypeError, match="a/"):
+            checkpoint.save(tmp_path, "2", {"a": bad})
+    assert checkpoint.load_newest(tmp_path)["a"] == plain["a"]
+    with pytest.raises(AssertionError, match="b/c"):
+        checkpoint.save(tmp_path, "2", {"a": {"b/c": 1}})
+
+
+def test_arrays_of_any_order_and_kind_come_back(tmp_path: Path) -> None:
+    grown = torch.ones(2, requires_grad=True)
+    arrays = {
+        "turned": np.arange(6).reshape(2, 3).T,
+        "every second": np.arange(6)[::2],
+        "empty": np.zeros((0, 3), np.float32),
+        "grown": grown,
+        "number": np.float32(0.1),
+    }
+    back = checkpoint.load(checkpoint.save(tmp_path, "1", arrays))
+    for name, array in arrays.items():
+        wanted = grown.detach().numpy() if name == "grown" else np.asarray(array)
+        np.testing.assert_array_equal(back[name], wanted)
+        assert back[name].dtype == wanted.dtype and back[name].shape == wanted.shape
+
+
+def test_a_small_file_is_replaced_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.json"
+    checkpoint.write_text(path, "old")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.disk, "rename", lambda *_: pytest.fail("torn"))
+        with pytest.raises(pytest.fail.Exception):
+            checkpoint.write_text(path, "new")
+    assert path.read_text() == "old"
+    checkpoint.write_text(path, "nëw")
+    assert path.read_text("utf-8") == "nëw" and [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_manifest_vouches_for_itself(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, "1", {"x": 1})
+    file = path / checkpoint.MANIFEST
+    text = file.read_text()
+    other = "0" if text[-2] != "0" else "1"
+    for bad in (text.replace('"format": 1', '"format":  1'), text[:-2] + other + "\n", text[:-1]):
+        assert bad != text
+        file.write_text(bad)
+        with pytest.raises(CheckpointError, match=r"manifest.json is damaged: its SHA-256 is not"):
+            checkpoint.load(path)
+    file.write_text(text)
+    assert checkpoint.load(path) == {"x": 1}

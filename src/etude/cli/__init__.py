@@ -72,6 +72,7 @@ examples
   python train.py discover --resume runs/half-cheetah-metra
   python train.py compose half-cheetah-metra --task half-cheetah-goal --algo sac
   python train.py compose runs/ant-metra --task ant-multi-goal --algo sac --baselines all --seeds 3
+  python train.py compose --resume runs/ant-multi-goal-ant-metra
   python train.py evaluate half-cheetah-metra
   python train.py library verify runs/ant-metra half-cheetah-metra
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import tyro
 from etude import checkpoint
 from etude.agents.meta_state import Keeper
 from etude.cli import runs
-from etude.cli.progress import Progress
+from etude.cli.progress import Progress, say
 from etude.config import Config, Range, from_dict, to_dict
 from etude.envs import registry
 from etude.errors import LibraryError, Stopped, UsageError, unknown
@@ -171,7 +170,7 @@ def carry_out(job: Job, folder: Path, running: Running, goes_on: bool = False) -
             return _one(job, folder, running, stop, goes_on)
         return _many(job, folder, running, stop)
     except Stopped:
-        print(f"stopped; go on with: python train.py compose --resume {folder}")
+        say(f"stopped; go on with: python train.py compose --resume {folder}")
         return 128 + stop.requested
 
 
@@ -240,7 +239,7 @@ def _one(job: Job, folder: Path, running: Running, stop: runs.Stop, goes_on: boo
             )
         if goes_on:
             left = f"{keeper.env_steps:,} of {config.env_steps:,}"
-            print(f"going on from step {left}", file=sys.stderr)
+            say(f"going on from step {left}")
         with stop:
             trained = train(library, task, config, folder, keeper)
         if stop():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
@@ -18,7 +17,8 @@ import tyro
 from etude import checkpoint
 from etude.checkpoint import Written
 from etude.cli import runs
-from etude.cli.progress import Progress
+from etude.cli.disk import check_room, checkpoint_bytes
+from etude.cli.progress import Progress, say
 from etude.config import Config, Range, load, replace, to_dict
 from etude.envs import registry
 from etude.envs.checks import check
@@ -63,14 +63,14 @@ class Arguments:
 def main(argv: Sequence[str]) -> int:
     """Run the command with its arguments."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("learner", nargs="?")
-    first.add_argument("--learner", dest="learner_flag")
+    first.add_argument("--learner")
     first.add_argument("--env")
     first.add_argument("--preset", default="cpu")
     first.add_argument("--config", type=Path)
     first.add_argument("--resume", type=Path)
     known, rest = first.parse_known_args(list(argv))
-    known.learner = known.learner or known.learner_flag
+    if rest and not rest[0].startswith("-"):
+        known.learner = rest.pop(0)
     if known.resume is not None:
         if known.config is not None:
             raise UsageError("--config cannot change a run that goes on: leave it out.")
@@ -93,6 +93,7 @@ def main(argv: Sequence[str]) -> int:
     made = runs.provenance(["discover", *argv])
     settings = {"discover": to_dict(args.config), "provenance": made}
     torch.set_num_threads(args.running.threads)
+    check_room(folder, checkpoint_bytes(run))
     with runs.lock(folder):
         runs.write_json(folder / "config.json", settings)
         return discover(run, folder, args.running)
@@ -146,7 +147,7 @@ def train(
                     saved = time.monotonic()
         if stop.requested:
             save(run, monitor, folder, written)
-            print(
+            say(
                 f"saved at step {run.steps:,}; "
                 f"go on with: python train.py discover --resume {folder}"
             )
@@ -184,10 +185,9 @@ def if_possible(save: Callable[..., Any], *args: Any) -> None:
     try:
         save(*args)
     except OSError as error:
-        print(
+        say(
             f"warning: no checkpoint was written ({error}); the last one is untouched, "
-            "and the next attempt follows.",
-            file=sys.stderr,
+            "and the next attempt follows."
         )
 
 
@@ -237,11 +237,12 @@ def _resume(folder: Path, rest: Sequence[str]) -> int:
     run = Discovery(config, running.device)
     written: Written = {}
     with runs.lock(folder):
+        check_room(folder, checkpoint_bytes(run))
         tree = checkpoint.load_newest(folder / "checkpoints", written)
         run.restore(tree["run"])
         if run.done and run.between_epochs and (folder / LIBRARY).is_dir():
             raise UsageError(f"{folder} is finished: its library is in {folder / LIBRARY}.")
-        print(f"going on from step {run.steps:,} of {config.steps:,}", file=sys.stderr)
+        say(f"going on from step {run.steps:,} of {config.steps:,}")
         return discover(run, folder, running, tree["visited"], written)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from types import TracebackType
 
 from tqdm import tqdm
@@ -34,12 +35,14 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.close()
+        with suppress(OSError):
+            self._bar.close()
 
     def to(self, done: int, note: str = "") -> None:
         """Show that `done` of the total are finished, with a short note behind the bar."""
-        self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(done - self._done)
+        with suppress(OSError):
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(done - self._done)
         self._done = done
         tenth = 10 * done // max(self._total, 1)
         if not self._tty and tenth > self._shown:
@@ -47,7 +50,10 @@ class Progress:
             elapsed = time.monotonic() - self._start
             left = elapsed / done * (self._total - done)
             text = f"{self._title}: {done:,} of {self._total:,} {self._unit}s"
-            print(
-                f"{text}, {elapsed:.0f} s, {max(left, 0):.0f} s left {note}".rstrip(),
-                file=sys.stderr,
-            )
+            say(f"{text}, {elapsed:.0f} s, {max(left, 0):.0f} s left {note}".rstrip())
+
+
+def say(text: str) -> None:
+    """Write a line for whoever watches; if they have gone, and the terminal with them, go on."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)

@@ -10,7 +10,6 @@ import platform
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from etude import checkpoint
+from etude.cli.progress import say
 from etude.errors import UsageError
 
 try:
@@ -27,6 +27,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+STOPPING = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
 LOCK = ".lock"
 """Name of the file that says which process writes into a run folder."""
 PACKAGES = ("torch", "mujoco", "gymnasium", "stable-baselines3", "numpy", "etude-rl")
@@ -39,7 +40,12 @@ def new_folder(path: Path) -> Path:
             f"{path} exists already: choose another folder with --out, "
             f"or go on with --resume {path}."
         )
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be made ({error.strerror}): choose another folder with --out."
+        ) from None
     return path
 
 
@@ -164,7 +170,7 @@ def _may_take_over(path: Path, holder: Mapping[str, Any], alone: bool | None) ->
             f"{path.parent} is locked by {who}, which cannot be seen from {platform.node()}: "
             f"if it has ended, delete {path} and start again."
         )
-    print(f"took over {path.parent} from {who}, which has ended", file=sys.stderr)
+    say(f"took over {path.parent} from {who}, which has ended")
 
 
 def _alive(pid: int) -> bool:
@@ -183,7 +189,9 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 
 
 class Stop:
-    """Turns the first Ctrl-C or SIGTERM into a flag; the second one ends the process at once.
+    """Turns the first Ctrl-C, SIGTERM or lost terminal (SIGHUP) into a flag.
+
+    The second one ends the process at once.
 
     A context; inside it, calling the object says whether somebody asked to stop.
     """
@@ -195,7 +203,7 @@ class Stop:
         return bool(self.requested)
 
     def __enter__(self) -> Stop:
-        self._old = {s: signal.signal(s, self._on) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._old = {s: signal.signal(s, self._on) for s in STOPPING}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -206,7 +214,7 @@ class Stop:
         if self.requested:
             os._exit(128 + number)
         self.requested = number
-        print("\nstopping and saving; once more ends at once", file=sys.stderr)
+        say("\nstopping and saving; once more ends at once")
 
 
 def _versions() -> dict[str, str]:
