@@ -1,1 +1,1 @@
-"""Conditional densities and, later, dynamics models that learners build on."""
+"""Conditional densities and dynamics models that learners build on, and one `imagine`."""

@@ -1,7 +1,8 @@
 """Conditional densities q(x | context), fitted by maximum likelihood.
 
 `Categorical` is over one-hot vectors, `Gaussian` over real vectors with a diagonal covariance.
-Shapes: B batch, C context, X modelled variable.
+`CondDensity` has any head of `distributions` and a second input: q(x | context, condition).
+Shapes: B batch, C context, Z condition, X modelled variable.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from etude.agents.networks import mlp
+from etude.errors import UsageError
+from etude.worldmodels.distributions import DiagGaussian, GaussianHead, Mixture, MixtureHead
 
 
 class Categorical(nn.Module):
@@ -63,3 +66,49 @@ class Gaussian(nn.Module):
     def mode(self, context: Tensor) -> Tensor:
         """The likeliest vector (B, X)."""
         return torch.as_tensor(self(context)[0])
+
+
+class CondDensity(nn.Module):
+    """q(x | c, z), z being a skill, an action sequence or nothing (`cond_dim` = 0).
+
+    With the change of the state as x it is the skill dynamics of DADS (Sharma et al. 2020,
+    arXiv:1907.01657), whose inputs and targets are normalised; here the caller does that, with
+    constants that are the same for every z that is compared.
+    """
+
+    def __init__(
+        self,
+        ctx_dim: int,
+        cond_dim: int,
+        head: GaussianHead | MixtureHead,
+        hidden: Sequence[int] = (256, 256),
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = mlp((ctx_dim + cond_dim, *hidden, head.width), generator=generator)
+        self.head = head
+
+    def forward(self, ctx: Tensor, cond: Tensor | None = None) -> DiagGaussian | Mixture:
+        """The distribution of x (B, X) for contexts (B, C) and conditions (B, Z)."""
+        raw: Tensor = self.net(ctx if cond is None else torch.cat((ctx, cond), -1))
+        return self.head(raw)
+
+    def nll(
+        self, ctx: Tensor, cond: Tensor | None, target: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
+        """Mean over the batch of -log q(target), in nats; weights multiply, and do not normalise.
+
+        `weight` is (B,), one per sample (importance ratios, masks), or (B, X), one per dimension
+        (value-aware losses, Voelcker et al. 2022).
+        """
+        dist = self(ctx, cond)
+        if weight is None:
+            return torch.as_tensor(-dist.log_prob(target).mean())
+        if weight.shape == target.shape:
+            return torch.as_tensor(-dist.log_prob(target, weight).mean())
+        if weight.shape == target.shape[:-1]:
+            return torch.as_tensor(-(weight * dist.log_prob(target)).mean())
+        raise UsageError(
+            f"weight of shape {tuple(weight.shape)} fits no target of shape {tuple(target.shape)}: "
+            "give one number per sample or one per dimension."
+        )

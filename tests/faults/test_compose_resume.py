@@ -126,7 +126,7 @@ def test_a_signal_saves_and_the_printed_command_goes_on(
         code, seconds = interrupt(args, number, lambda b=before: bool(saves(out) - b))
         assert code == 128 + number
         assert seconds < LIMIT
-        assert f"python train.py compose --resume {out}" in capsys.readouterr().out
+        assert f"python train.py compose --resume {out}" in capsys.readouterr().err
         assert not (out / runs.LOCK).exists() and not (out / "controller").exists()
         with (out / "metrics.csv").open("a") as file:
             file.write(f"{steps},9.9,meta/episodes,1\n")  # as after a kill later than the save
