@@ -37,6 +37,19 @@ def check_sizes(**sizes: int) -> None:
             raise UsageError(f"{name} = {size} is too small: give at least 1.")
 
 
+def available(device: str) -> torch.device:
+    """The device of that name: `cpu`, `cuda`, or `cuda:1` for the second GPU.
+
+    Raises:
+        UsageError: this machine or this torch has none.
+    """
+    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    found = ["cpu", "cuda", *gpus] if gpus else ["cpu"]
+    if device not in found:
+        raise UsageError(f'device "{device}" is not there: this machine has {", ".join(found)}.')
+    return torch.device(device)
+
+
 def linear(
     inputs: int, outputs: int, generator: torch.Generator | None = None, gain: float = 1.0
 ) -> nn.Linear:

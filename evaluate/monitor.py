@@ -168,12 +168,17 @@ class Monitor:
         return f"coverage {row['policy_coverage']:.0f} cells, {row['displacement']:.1f} {unit}"
 
     def checkpoint(self) -> dict[str, Any]:
-        """What the rest of the run's coverage depends on, as a tree."""
-        return self.coverage.checkpoint()
+        """What the rest of the watching depends on, as a tree."""
+        return {
+            "coverage": self.coverage.checkpoint(),
+            "evaluations": len(self.history),
+            "logged": self._logger.rows if self._logger else 0,
+        }
 
     def restore(self, tree: Mapping[str, Any]) -> None:
-        """Take over a tree made by `checkpoint`."""
-        self.coverage.restore(tree)
+        """Take over a tree made by `checkpoint`; what was evaluated later is forgotten."""
+        self.coverage.restore(tree["coverage"])
+        self.history = self.history[: tree["evaluations"]]
 
 
 def write_history(path: Path, history: list[dict[str, float]]) -> None:

@@ -18,6 +18,7 @@ from etude.envs import registry
 from etude.envs.engine import BatchedEnv
 from etude.envs.spec import EnvSpec
 from etude.errors import LibraryError, Stopped, UsageError
+from etude.skills.acting import Acting, Planner
 from etude.skills.controllers.base import Controller
 from etude.skills.library import SkillLibrary
 from etude.skills.spaces import Discrete, SkillSpace
@@ -31,15 +32,12 @@ TASK_EPISODES, TASK_SEED = 50, 10_000
 """Evaluation of controllers: episodes with seeds 10,000 to 10,049, which training never sees."""
 
 
-class Skills(Protocol):
+class Skills(Planner, Protocol):
     """Something with skills to act out: a `SkillLibrary`, or a run's `Snapshot`."""
 
     @property
     def space(self) -> SkillSpace:
         """The skills."""
-
-    def act(self, obs: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """Deterministic actions (M, A) of skills (M, Z) at raw body observations (M, O)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,11 +148,11 @@ def _act_out(
     seen = np.empty((n, steps + 1, spec.body_dim), np.float32)
     paths = np.empty((n, steps + 1, len(spec.descriptor)))
     seen[:, 0], paths[:, 0] = obs[:, body], env.descriptor()
-    lengths, active = np.zeros(n, np.int64), np.ones(n, dtype=bool)
+    lengths, active, acting = np.zeros(n, np.int64), np.ones(n, dtype=bool), Acting(skills)
     for t in range(steps):
         if stop():
             raise Stopped
-        action = skills.act(obs[:, body], z)
+        action = acting(t, obs[:, body], z, active)
         obs, _, terminated, truncated, infos = env.step(action, active)
         now, final = active[:, None], infos["final_obs_array"][:, body]
         seen[:, t + 1] = np.where(now, final, seen[:, t])
@@ -209,7 +207,7 @@ class _Episode:
     def __init__(
         self, venv: BatchedEnv, level: LowLevel, controller: Controller, k: int, seed: int
     ) -> None:
-        self.venv, self.level, self.controller, self.k = venv, level, controller, k
+        self.venv, self.acting, self.controller, self.k = venv, Acting(level), controller, k
         spec, n = venv.env_spec, venv.num_envs
         self.body = spec.body_dim
         self.obs, _ = venv.reset(seed=seed)
@@ -225,19 +223,18 @@ class _Episode:
         while self.active.any():
             command = np.asarray(self.controller.act(self.obs), np.float32)
             self.commands.append(np.where(self.active[:, None], command, np.nan))
-            for _ in range(self.k):
-                self.step(command)
+            for i in range(self.k):
+                self.step(i, command)
                 if not self.active.any():
                     break
         paths, commands = np.stack(self.path, axis=1), np.stack(self.commands, axis=1)
         spec = self.venv.env_spec
         return TaskRollouts(spec, self.k, self.success, self.returns, self.lengths, paths, commands)
 
-    def step(self, command: np.ndarray) -> None:
-        """One step of the episodes that go on."""
+    def step(self, i: int, command: np.ndarray) -> None:
+        """Step i of a decision, in the episodes that go on."""
         now = self.active
-        action = np.zeros((len(now), self.venv.env_spec.action_dim), np.float32)
-        action[now] = self.level.act(self.obs[now, : self.body], command[now])
+        action = self.acting(i, self.obs[:, : self.body], command, now)
         self.obs, reward, terminated, truncated, infos = self.venv.step(action, now)
         self.returns += reward
         self.lengths += now

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from etude import checkpoint
 from etude.agents.finite import check_observations, check_tensors
-from etude.agents.networks import Normaliser
-from etude.agents.replay import Batch, Replay
+from etude.agents.networks import Normaliser, available
+from etude.agents.replay import Batch, Record, Replay
 from etude.agents.sac import SAC, SACConfig
 from etude.config import Config, Range, replace
 from etude.envs import registry
@@ -106,19 +106,6 @@ def read_config(data: Mapping[str, Any]) -> DiscoverConfig:
     return replace(DiscoverConfig(learner=learner, method=learners.get(learner).Config()), data)
 
 
-def available(device: str) -> torch.device:
-    """The device of that name: `cpu`, `cuda`, or `cuda:1` for the second GPU.
-
-    Raises:
-        UsageError: this machine or this torch has none.
-    """
-    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    found = ["cpu", "cuda", *gpus] if gpus else ["cpu"]
-    if device not in found:
-        raise UsageError(f'device "{device}" is not there: this machine has {", ".join(found)}.')
-    return torch.device(device)
-
-
 class Callback(Protocol):
     """Something that watches a run."""
 
@@ -171,15 +158,18 @@ class Discovery:
         )
         self._obs = np.zeros((loop.num_envs, spec.obs_dim), np.float32)
         self._z = np.zeros((loop.num_envs, self.space.dim), np.float32)
+        self._plan = np.zeros((loop.num_envs, self.period, spec.action_dim), np.float32)
         self._sums: dict[str, Tensor] = {}  # of the metrics of the epoch's updates
         self._begin_epoch()
 
-    def _networks(self, spec: Spec, seed: int) -> tuple[Learner, SAC]:
+    def _networks(self, spec: Spec, seed: int) -> tuple[Learner, SAC | None]:
         """Learner and agent with weights drawn from `seed`, on the run's device."""
         config = self.config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             learner = learners.get(config.learner)(spec, config.method)
+            if learner.agent is None:
+                return learner.to(self.device), None
             agent = learner.agent(
                 spec.obs_dim,
                 spec.action_dim,
@@ -248,7 +238,7 @@ class Discovery:
                 check_observations(self._obs, self.steps // loop.num_envs, self._fields)
                 self.collected[:, 0] = self.venv.descriptor()
             self._z = self.learner.resample(self._z, self._t, self.rng, loop.hold)
-            action = self.act(self._obs, self._z)
+            action = self._act()
             obs, _, terminated, truncated, info = self.venv.step(action)
             final = info["final_obs_array"]  # before any autoreset
             check_observations(final, self.steps // loop.num_envs, self._fields)
@@ -261,11 +251,27 @@ class Discovery:
             self._obs = obs
         return True
 
-    def act(self, obs: np.ndarray, z: np.ndarray, deterministic: bool = False) -> np.ndarray:
-        """Actions (N, A) of skills (N, Z) in raw observations (N, O)."""
+    @property
+    def period(self) -> int:
+        """Steps that the skills plan ahead."""
+        return self.learner.period
+
+    def _act(self) -> np.ndarray:
+        """Actions (N, A) of this step; a new plan where the last one is used up."""
+        at = self._t % self.period
+        if at == 0:
+            self._plan = self.plan(self._obs, self._z)
+        return self._plan[:, at]
+
+    def plan(self, obs: np.ndarray, z: np.ndarray, deterministic: bool = False) -> np.ndarray:
+        """Actions (N, period, A) of skills (N, Z) in raw observations (N, O)."""
         seen = self.normaliser(torch.as_tensor(obs, dtype=torch.float32).to(self.device))
         skills = torch.as_tensor(z, dtype=torch.float32).to(self.device)
-        return np.asarray(self.agent.act(seen, skills, deterministic).cpu().numpy())
+        if self.agent is None:
+            ahead = self.learner.plan(seen, skills, deterministic)
+        else:
+            ahead = self.agent.act(seen, skills, deterministic).unsqueeze(1)
+        return np.asarray(ahead.cpu().numpy())
 
     def reset(self) -> np.ndarray:
         """Fresh episodes: from the start, or a share of them from states reached before."""
@@ -290,30 +296,37 @@ class Discovery:
 
     def _update(self) -> dict[str, Tensor]:
         """A fresh batch for the learner, then its signal for the agent; returns the metrics."""
-        batch = self.replay.steps(self.config.loop.batch_size).normalised(self.normaliser)
-        learned = self.learner.update(batch)
-        drawn, batch = batch, self.learner.relabel(batch, self.rng)
+        drawn = self.learner.draw(self.replay, self.config.loop.batch_size)
+        drawn = drawn.normalised(self.normaliser)
+        learned = self.learner.update(drawn)
+        if self.agent is None:
+            self._check(drawn, learned)
+            return learned
+        assert isinstance(drawn, Batch), "an agent learns from transitions"
+        batch = self.learner.relabel(drawn, self.rng)
         signal = self.learner.signal(batch)
         weights = self.learner.task_vector(batch.skill)
         acted = self.agent.update(batch, signal, weights)
-        self._check(drawn, learned, signal, acted)
+        effects = {
+            "the signal": {"to the agent": signal},
+            "the agent's loss": acted,
+            "the agent's gradient of": self.agent.gradients(),
+        }
+        self._check(drawn, learned, effects)
         return {**learned, **acted, "skill/reward": (signal * weights).sum(-1).mean()}
 
     def _check(
         self,
-        drawn: Batch,
+        drawn: Record,
         learned: Mapping[str, Tensor],
-        signal: Tensor,
-        acted: Mapping[str, Tensor],
+        effects: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> None:
         """Refuse an update with anything that is not finite; causes stand before effects."""
         gradients = {k: p.grad for k, p in self._learnt.items() if p.grad is not None}
         groups = {
             "the learner's loss": learned,
             "the learner's gradient of": gradients,
-            "the signal": {"to the agent": signal},
-            "the agent's loss": acted,
-            "the agent's gradient of": self.agent.gradients(),
+            **(effects or {}),
         }
         try:
             check_tensors(self.updates, groups)
@@ -336,12 +349,13 @@ class Discovery:
                 "seconds": self._epoch_seconds,
                 "obs": self._obs,
                 "z": self._z,
+                "plan": self._plan,
                 "collected": self.collected,
                 "sums": {k.replace("/", "."): v for k, v in self._sums.items()},
             },
             "rng": checkpoint.generator_state(self.rng),
             "learner": self.learner.checkpoint(),
-            "agent": self.agent.checkpoint(),
+            "agent": self.agent.checkpoint() if self.agent else {},
             "replay": self.replay.state_dict(),
             "starts": self.starts.checkpoint(),
             "env": self.venv.state_dict(),
@@ -354,12 +368,14 @@ class Discovery:
         epoch = tree["epoch"]
         self._t, self._u, self._epoch_seconds = epoch["t"], epoch["u"], epoch["seconds"]
         self._obs, self._z = np.array(epoch["obs"]), np.array(epoch["z"])
+        self._plan = np.array(epoch["plan"])
         self.collected = np.array(epoch["collected"])
         sums = {k.replace(".", "/"): v for k, v in epoch["sums"].items()}
         self._sums = {k: torch.as_tensor(v).to(self.device) for k, v in sums.items()}
         checkpoint.set_generator_state(self.rng, tree["rng"])
         self.learner.restore(tree["learner"])
-        self.agent.restore(tree["agent"])
+        if self.agent:
+            self.agent.restore(tree["agent"])
         self.replay.load_state_dict(tree["replay"])
         self.starts.restore(tree["starts"])
         self.venv.load_state_dict(tree["env"])
@@ -373,6 +389,11 @@ class Snapshot:
         self.spec = discovery.env_spec
         self._discovery = discovery
 
-    def act(self, obs: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """Actions (N, A) of skills (N, Z) in raw observations (N, O)."""
-        return self._discovery.act(obs, z, deterministic=True)
+    @property
+    def period(self) -> int:
+        """Steps that the skills plan ahead."""
+        return self._discovery.period
+
+    def plan(self, obs: np.ndarray, z: np.ndarray) -> np.ndarray:
+        """Actions (N, period, A) of skills (N, Z) in raw observations (N, O)."""
+        return self._discovery.plan(obs, z, deterministic=True)

@@ -119,10 +119,11 @@ class SkillEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             raise gymnasium.error.ResetNeeded("call reset() before step(), and after an episode.")
         z = self.library.space.check(self.library.space.from_action(action))
         (obs, info), rewards, ended_by = self._seen, [], "k"
+        skill = self.library.policy(z)
         terminated = truncated = False
         for _ in range(self.k):
             body = self.read_body(obs, info, self.unwrapped)
-            obs, reward, terminated, truncated, info = self.env.step(self.library.act(body, z))
+            obs, reward, terminated, truncated, info = self.env.step(skill.act(body))
             rewards.append(float(reward))
             if terminated or truncated:
                 ended_by = "terminated" if terminated else "truncated"

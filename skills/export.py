@@ -78,13 +78,19 @@ def _contents(
         learner=config.learner,
         config=to_dict(config),
         space=run.space,
-        policy=MLP(run.agent.policy_layers(), run.agent.config.activation, output="tanh"),
+        policy=_policy(run),
         encoders=encoders,
         mean=run.normaliser.mean.cpu().numpy(),
         std=run.normaliser.std.cpu().numpy(),
         skills=rows,
         metrics=dict(metrics),
     )
+
+
+def _policy(run: Discovery) -> MLP:
+    if run.agent is None:
+        return run.learner.policy()
+    return MLP(run.agent.policy_layers(), run.agent.config.activation, output="tanh")
 
 
 def _layers(net: nn.Sequential) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -139,9 +139,29 @@ class SkillLibrary:
         `z` is (B, Z), or (Z,) for one skill in all rows.
 
         Raises:
+            UsageError: a shape does not fit, something is NaN or infinite, or the skills are plans
+                of several steps (`plan`, `policy`).
+        """
+        if self.period > 1:
+            raise UsageError(
+                f'skills of set "{self.set}" are plans of {self.period} steps: act with '
+                "`policy(z)`, which remembers where it is, or take `plan(obs, z)`."
+            )
+        return self._policy(obs, z)
+
+    @property
+    def period(self) -> int:
+        """Steps that a skill plans ahead; 1 for one that looks at every observation."""
+        return self.data.policy.period
+
+    def plan(self, obs: ArrayLike, z: ArrayLike) -> Array:
+        """The next actions (B, period, A) of skills (B, Z) or (Z,) at raw observations (B, O).
+
+        Raises:
             UsageError: a shape does not fit, or something is NaN or infinite.
         """
-        return self._policy(obs, z)
+        actions, net = self._policy(obs, z), self.data.policy
+        return actions.reshape(*actions.shape[:-1], net.knots, -1).repeat(net.hold, axis=-2)
 
     def policy(self, z: ArrayLike) -> SkillPolicy:
         """One skill as a policy with `reset` and `act`."""
@@ -227,17 +247,22 @@ class SkillLibrary:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SkillPolicy:
-    """One skill of a library: `reset` at the start of an episode, `act` at every step."""
+    """One skill of a library: `reset` when it begins, `act` at every step."""
 
     library: SkillLibrary
     z: Array
+    _ahead: list[Array] = dataclasses.field(default_factory=list)
+    """What is left of a plan, (B, A) each."""
 
     def reset(self, obs: ArrayLike) -> None:
-        """Begin an episode; policies of kind "mlp" carry nothing over."""
+        """Begin anew; drops what was planned."""
+        self._ahead.clear()
 
     def act(self, obs: ArrayLike) -> Array:
         """Action (B, A) for raw body observations (B, O)."""
-        return self.library.act(obs, self.z)
+        if not self._ahead:
+            self._ahead.extend(np.moveaxis(self.library.plan(obs, self.z), -2, 0))
+        return self._ahead.pop(0)
 
 
 def write(

@@ -86,11 +86,14 @@ class SetData:
             raise UsageError(f'set "{self.name}": the normaliser has NaN or infinite entries.')
         if not (self.std > 0).all():
             raise UsageError(f'set "{self.name}": the normaliser\'s std must be positive.')
-        if self.policy.sizes[-1] != action_dim or self.policy.output != "tanh":
+        wanted = action_dim * self.policy.knots
+        if self.policy.sizes[-1] != wanted or self.policy.output != "tanh":
             raise UsageError(
                 f'set "{self.name}": the policy gives {self.policy.sizes[-1]} '
-                f"{self.policy.output} outputs, the body needs {action_dim} tanh outputs."
+                f"{self.policy.output} outputs, the body needs {wanted} tanh outputs."
             )
+        if any(net.period > 1 for net in self.encoders.values()):
+            raise UsageError(f'set "{self.name}": an encoder makes no plan of actions.')
         for net in (self.policy, *self.encoders.values()):
             self.on_raw(net, fields).check()
 

@@ -40,7 +40,7 @@ from etude.skills.library_json import only, parse, printable, reading, word
 from etude.skills.mlp import ACTIVATIONS, MLP, OUTPUTS
 from etude.skills.spaces import Array, SkillSpace
 
-SCHEMA = (1, 0)
+SCHEMA = (1, 1)  # 1.1: policies of kind "open_loop"
 INDEX, SKILLS, CARD, MANIFEST = "library.json", "skills.jsonl", "README.md", "MANIFEST.json"
 WEIGHTS, ENCODERS = "weights.safetensors", "encoders.safetensors"
 NORMALISER, GOLDEN = "normaliser.safetensors", "golden.safetensors"
@@ -62,6 +62,8 @@ MAX_GOLDEN_ROWS = 1024  # few bytes of observations may make a wide network need
 INDEX_ENTRIES = {"schema", "name", "env", "sets", "provenance", "parents"}
 SET_ENTRIES = {"name", "learner", "config", "space", POLICY, "encoders", "metrics"}
 NET_ENTRIES = {"kind", "sizes", "activation", "output", "inputs", "input_fields"}
+PLAN_ENTRIES = {"knots", "hold"}
+KINDS = {"mlp": NET_ENTRIES, "open_loop": NET_ENTRIES | PLAN_ENTRIES}
 
 Tensors = dict[str, Array]
 
@@ -229,13 +231,13 @@ def _check_schema(index: Mapping[str, Any], allow_newer: bool) -> bool:
 
 
 def _check_entries(index: Mapping[str, Any]) -> None:
-    """Raise ValueError for an entry that format 1.0 does not have: it would be passed over."""
+    """Raise ValueError for an entry that the format does not have: it would be passed over."""
     only("the library", index, INDEX_ENTRIES)
     for head in index["sets"]:
         only("a set", head, SET_ENTRIES)
         only("a skill space", head["space"], {"kind", "dim"})
         for net in (head[POLICY], *head["encoders"].values()):
-            only("a network", net, NET_ENTRIES)
+            only("a network", net, KINDS.get(str(net["kind"]), NET_ENTRIES))
 
 
 def _tensors(path: Path, data: bytes) -> Tensors:
@@ -287,8 +289,7 @@ def _set(
 
 def _check_net(prefix: str, spec: Mapping[str, Any]) -> None:
     """Raise ValueError unless the words of an architecture are short, known and distinct."""
-    if (kind := word(f"the kind of {prefix}", spec["kind"])) != "mlp":
-        raise ValueError(f'{prefix} is of kind "{kind}", only "mlp" is known')
+    word(f"the kind of {prefix}", spec["kind"], {*KINDS})
     word("activation", spec["activation"], {*ACTIVATIONS})
     word("output", spec["output"], {*OUTPUTS})
     chosen = [word(f"an input field of {prefix}", field) for field in spec["input_fields"] or ()]
@@ -308,7 +309,10 @@ def _mlp(spec: Mapping[str, Any], tensors: Tensors, prefix: str) -> MLP:
         output=spec["output"],
         inputs=tuple(spec["inputs"]),
         input_fields=None if chosen is None else tuple(chosen),
+        **{key: spec[key] for key in PLAN_ENTRIES if key in spec},
     )
+    if net.to_json()["kind"] != spec["kind"]:
+        raise ValueError(f'{prefix} plans {net.period} steps, which kind "{spec["kind"]}" does not')
     if list(net.sizes) != sizes:
         raise ValueError(f"{prefix} has widths {list(net.sizes)}, {INDEX} says {sizes}")
     return net
@@ -348,7 +352,7 @@ def _encode(contents: Contents) -> dict[str, bytes]:
         tensors[GOLDEN] |= _golden(contents, data)
         heads.append(_head(data))
     index = {
-        "schema": ".".join(map(str, SCHEMA)),
+        "schema": _schema(contents),
         **{f.name: getattr(contents, f.name) for f in dataclasses.fields(contents)},
         "sets": heads,
     }
@@ -360,6 +364,12 @@ def _encode(contents: Contents) -> dict[str, bytes]:
         CARD: card(contents).encode(),
         **{name: save_tensors(arrays) for name, arrays in tensors.items()},
     }
+
+
+def _schema(contents: Contents) -> str:
+    """The oldest format that has what these contents need."""
+    minor = 1 if any(data.policy.period > 1 for data in contents.sets) else 0
+    return f"{SCHEMA[0]}.{minor}"
 
 
 def _head(data: SetData) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Shapes: B batch (may be absent), O body observation, Z skill, I input, A output.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,7 @@ ACTIVATIONS = ("relu", "tanh")
 OUTPUTS = ("linear", "tanh")
 INPUTS = (("obs", "z"), ("obs",))
 MAX_WIDTH, MAX_LAYERS = 8192, 16
+MAX_PLAN = 4096
 HEAD_GAIN = 0.1
 
 
@@ -40,6 +42,10 @@ class MLP:
     """What is concatenated to form the input: the observation, then perhaps the skill."""
     input_fields: tuple[str, ...] | None = None
     """Names of the observation fields it reads, in this order; None = all body fields."""
+    knots: int = 1
+    """Actions that the outputs hold, one after the other: more than one for an open-loop plan."""
+    hold: int = 1
+    """Steps for which each of these actions is held."""
 
     def __post_init__(self) -> None:
         for kind, value, allowed in (
@@ -52,6 +58,11 @@ class MLP:
             raise UsageError(f'network inputs {self.inputs}: choose ("obs", "z") or ("obs",).')
         if not 1 <= len(self.weights) <= MAX_LAYERS:
             raise UsageError(f"{len(self.weights)} layers: a network has 1 to {MAX_LAYERS}.")
+        for name, number in (("knots", self.knots), ("hold", self.hold)):
+            if type(number) is not int or not 1 <= number <= MAX_PLAN:
+                raise UsageError(
+                    f"{name} = {number!r}: choose a whole number from 1 to {MAX_PLAN}."
+                )
         layers = [
             tuple(np.ascontiguousarray(p, np.float32) for p in layer) for layer in self.weights
         ]
@@ -60,6 +71,15 @@ class MLP:
         for i, (weight, bias) in enumerate(self.weights):
             _check_layer(i, weight, bias, width)
             width = len(bias)
+        if self.sizes[-1] % self.knots:
+            raise UsageError(
+                f"{self.sizes[-1]} outputs cannot hold {self.knots} actions of one length."
+            )
+
+    @property
+    def period(self) -> int:
+        """Steps that one evaluation of a policy is good for."""
+        return self.knots * self.hold
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -83,13 +103,15 @@ class MLP:
 
     def to_json(self) -> dict[str, Any]:
         """The architecture, without the weights."""
+        plan = {"knots": self.knots, "hold": self.hold}
         return {
-            "kind": "mlp",
+            "kind": "mlp" if self.period == 1 else "open_loop",
             "sizes": list(self.sizes),
             "activation": self.activation,
             "output": self.output,
             "inputs": list(self.inputs),
             "input_fields": None if self.input_fields is None else list(self.input_fields),
+            **({} if self.period == 1 else plan),
         }
 
     def fresh(self, rng: np.random.Generator) -> MLP:
@@ -104,7 +126,7 @@ class MLP:
                 bound *= HEAD_GAIN
             drawn = rng.uniform(-bound, bound, weight.shape).astype(np.float32)
             layers.append((drawn, np.zeros_like(bias)))
-        return MLP(layers, self.activation, self.output, self.inputs, self.input_fields)
+        return dataclasses.replace(self, weights=layers)
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,6 +29,7 @@ from etude.agents.finite import check_observations, check_rewards
 from etude.envs.engine import BatchedEnv
 from etude.envs.spec import EnvSpec
 from etude.errors import UsageError
+from etude.skills.acting import Acting, Planner
 from etude.skills.controllers.base import Scaling
 from etude.skills.field_maps import FieldMap
 from etude.skills.library import SkillLibrary
@@ -38,7 +39,7 @@ RUNNING, TERMINATED, TRUNCATED = 0, 1, 2
 ENDED_BY = ("k", "terminated", "truncated")
 
 
-class LowLevel(Protocol):
+class LowLevel(Planner, Protocol):
     """Turns a command into the actions of every step for which it is held."""
 
     @property
@@ -47,9 +48,6 @@ class LowLevel(Protocol):
 
     def command(self, choice: np.ndarray) -> np.ndarray:
         """The commands (N, C) that a controller's choices stand for."""
-
-    def act(self, body_obs: np.ndarray, command: np.ndarray) -> np.ndarray:
-        """Actions (n, A) from raw body observations (n, O) and commands (n, C)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,10 +76,15 @@ class LibraryLevel:
         """Skills z."""
         return self.library.space.from_action(choice)
 
-    def act(self, body_obs: np.ndarray, command: np.ndarray) -> np.ndarray:
-        """The library's deterministic action."""
-        seen = body_obs if self.columns is None else body_obs[:, self.columns]
-        return self.library.act(seen, command)
+    @property
+    def period(self) -> int:
+        """Steps that the library's skills plan ahead."""
+        return self.library.period
+
+    def plan(self, obs: np.ndarray, command: np.ndarray) -> np.ndarray:
+        """The library's deterministic actions."""
+        seen = obs if self.columns is None else obs[:, self.columns]
+        return self.library.plan(seen, command)
 
 
 @dataclass(frozen=True)
@@ -99,9 +102,14 @@ class PrimitiveLevel:
         """The choice itself."""
         return choice
 
-    def act(self, body_obs: np.ndarray, command: np.ndarray) -> np.ndarray:
+    @property
+    def period(self) -> int:
+        """A command is one action."""
+        return 1
+
+    def plan(self, obs: np.ndarray, command: np.ndarray) -> np.ndarray:
         """The command itself."""
-        return command
+        return command[:, None]
 
 
 class SkillVecEnv(VecEnv):
@@ -144,7 +152,7 @@ class SkillVecEnv(VecEnv):
         self._obs = np.zeros((self.num_envs, spec.obs_dim), np.float32)  # raw
         self._returns = np.zeros(self.num_envs)
         self._lengths = np.zeros(self.num_envs, np.int64)
-        self._choice = np.zeros(0)
+        self._choice, self._acting = np.zeros(0), Acting(policy)
 
     def reset(self) -> np.ndarray:
         """Begin an episode in every environment; returns scaled observations (N, O)."""
@@ -172,7 +180,7 @@ class SkillVecEnv(VecEnv):
         value, earned, duration = np.zeros(n), np.zeros(n), np.zeros(n, np.int64)
         final, success = np.zeros_like(self._obs), None
         for i in range(self.k):
-            action = self._act(command, active)
+            action = self._acting(i, self._obs[:, : self._body], command, active)
             self._obs, reward, terminated, truncated, infos = self.venv.step(
                 action, None if active.all() else active
             )
@@ -198,14 +206,6 @@ class SkillVecEnv(VecEnv):
         if end.any():
             self._end_episodes(reports, end, final, success)
         return self.scaling(self._obs), value.astype(np.float32), end != RUNNING, reports
-
-    def _act(self, command: np.ndarray, active: np.ndarray) -> np.ndarray:
-        """Actions (N, A); zero where an environment waits."""
-        if active.all():
-            return self.policy.act(self._obs[:, : self._body], command)
-        action = np.zeros((self.num_envs, self.venv.env_spec.action_dim), np.float32)
-        action[active] = self.policy.act(self._obs[active, : self._body], command[active])
-        return action
 
     def _reports(
         self, command: np.ndarray, duration: np.ndarray, earned: np.ndarray, end: np.ndarray

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from etude.agents.replay import Batch
+from etude.agents.replay import Batch, Record, Replay
 from etude.agents.sac import SAC, moments, set_moments
 from etude.config import Config
 from etude.errors import unknown
+from etude.skills.mlp import MLP
 from etude.skills.spaces import SkillSpace
 
 
@@ -54,10 +55,10 @@ class Learner(nn.Module, ABC):
     """Base of every method; a subclass sets `space` and defines `update` and `signal`."""
 
     Config: ClassVar[type[LearnerConfig]]
-    agent: ClassVar[type[SAC]] = SAC
+    agent: ClassVar[type[SAC] | None] = SAC
+    """what maximises the signal; None: the method has a policy of its own, `plan`"""
     signal_dim: int = 1
     entropy_in_target: ClassVar[bool] = True
-    needs: ClassVar[tuple[str, ...]] = ()
     space: SkillSpace
 
     def __init__(self, spec: Spec, config: LearnerConfig) -> None:
@@ -70,12 +71,19 @@ class Learner(nn.Module, ABC):
         self.columns = whole if chosen == list(range(spec.obs_dim))[whole] else chosen
 
     @abstractmethod
-    def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One gradient step of the representation; returns detached scalars `skill/...`."""
+    def update(self, batch: Any) -> dict[str, Tensor]:
+        """One gradient step of the representation; returns detached scalars `skill/...`.
+
+        `batch` is what `draw` returned, normalised.
+        """
 
     @abstractmethod
     def signal(self, batch: Batch) -> Tensor:
         """The signal (B, K) of a batch, computed afresh and without gradient."""
+
+    def draw(self, replay: Replay, size: int) -> Record:
+        """What `update` learns from: `size` transitions, unless a method needs more context."""
+        return replay.steps(size)
 
     def task_vector(self, z: Tensor) -> Tensor:
         """Weights (B, K) with Q = <psi, w>; ones unless the signal is successor features."""
@@ -101,6 +109,19 @@ class Learner(nn.Module, ABC):
     def accuracy(self, batch: Batch) -> Tensor | None:
         """Share of transitions whose skill the method recognises, if it has a discriminator."""
         return None
+
+    @property
+    def period(self) -> int:
+        """Steps of a plan, for a method with a policy of its own."""
+        return 1
+
+    def plan(self, obs: Tensor, z: Tensor, deterministic: bool = False) -> Tensor:
+        """Actions (N, period, A) of the method's own policy, for normalised observations (N, O)."""
+        raise NotImplementedError(f"{type(self).__name__} acts through its agent")
+
+    def policy(self) -> MLP:
+        """The method's own policy, deterministic, as a library keeps it."""
+        raise NotImplementedError(f"{type(self).__name__} acts through its agent")
 
     def export(self) -> dict[str, nn.Sequential]:
         """Networks over the columns of `skill_obs` that go into the library beside the policy."""

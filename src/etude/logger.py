@@ -21,8 +21,14 @@ HEAD = ["step", "seconds", "key", "value"]
 class Logger:
     """Writes `folder/tb/` (TensorBoard) and `folder/metrics.csv` (step, seconds, key, value)."""
 
-    def __init__(self, folder: Path, begin: int | None = None) -> None:
-        """Log to a folder; a run that goes on from step `begin` drops what it once logged later."""
+    def __init__(self, folder: Path, begin: int | None = None, rows: int | None = None) -> None:
+        """Log to a folder; a run that goes on drops what it once logged later.
+
+        Args:
+            folder: of the run.
+            begin: step that the run goes on from.
+            rows: number of rows when it was saved there; None keeps those up to step `begin`.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
         self.folder = folder
@@ -31,12 +37,14 @@ class Logger:
             str(folder / "tb"), purge_step=None if begin is None else begin + 1
         )
         path = folder / "metrics.csv"
-        rows = [HEAD]
+        kept: list[list[str]] = []
         if path.is_file():
             with path.open(newline="") as file:
-                rows += [row for row in list(csv.reader(file))[1:] if _kept(row, begin)]
+                kept = [row for row in list(csv.reader(file))[1:] if _kept(row, begin)][:rows]
+        self.rows = len(kept)
+        """rows in the file"""
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
+        csv.writer(text, lineterminator="\n").writerows([HEAD, *kept])
         write_text(path, text.getvalue())
         self._file = path.open("a", newline="")
         self._csv = csv.writer(self._file, lineterminator="\n")
@@ -48,6 +56,7 @@ class Logger:
         for key, value in values.items():
             self._writer.add_scalar(key, value, step)
             self._csv.writerow([step, seconds, key, f"{value:.6g}"])
+        self.rows += len(values)
         self._file.flush()
 
     def figure(self, step: int, tag: str, figure: Figure) -> None:

@@ -123,7 +123,7 @@ def test_a_run_makes_updates_and_a_library_that_acts_as_the_agent(
     library = SkillLibrary.load(export(run, tmp_path / "library", {"command": "test"}, {}))
     obs, _ = run.venv.reset()
     z = run.space.sample(np.random.default_rng(0), len(obs))
-    np.testing.assert_allclose(library.act(obs, z), run.snapshot().act(obs, z), atol=1e-5)
+    np.testing.assert_allclose(library.plan(obs, z), run.snapshot().plan(obs, z), atol=1e-5)
     assert library.learner == name and library.space == run.space
 
 

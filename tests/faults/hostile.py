@@ -306,7 +306,7 @@ FIELDS = [{"name": "x", "dim": 2}, {"name": "builtins.eval", "dim": 3}]
 case("field-class-path", INDEX, "observation field", env(fields=FIELDS))
 case("target-env", INDEX, "underscore", env(constants={"_target_": SYSTEM}))
 case("target-skill", SKILLS, "underscore", row('{"set":"main","id":1,"z":[1,0],"_target_":"x"}'))
-case("policy-kind", INDEX, "only .mlp. is known", policy(kind="torchscript"))
+case("policy-kind", INDEX, "choose one of mlp, open_loop", policy(kind="torchscript"))
 case("activation", INDEX, "unknown activation", policy(activation="__import__('os')"))
 case("activation-long", INDEX, "at most 64", policy(activation="a" * 3_000_000))
 case("schema-newer", INDEX, "newer etude", index(lambda i: i.update(schema="9.0")))

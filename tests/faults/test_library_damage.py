@@ -209,7 +209,7 @@ def test_hostile_sets(folder: Path, change: dict[str, Any], match: str) -> None:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"kind": "os.system"}, 'only "mlp" is known'),
+        ({"kind": "os.system"}, "choose one of mlp, open_loop"),
         ({"sizes": [7, 16, 17, 3]}, "widths"),
         ({"sizes": [7, 16, 3]}, "layer 1|unknown tensor|widths|does not"),
         ({"sizes": 3}, "malformed"),

@@ -63,11 +63,11 @@ def run(folder: Path, steps: int, die_at: int | None, resume: bool, hang: bool) 
     torch.set_num_threads(1)
     one = Discovery(replace(preset("metra", "point-open"), SETTINGS | {"steps": steps}))
     written: checkpoint.Written = {}
-    visited = None
+    watched = None
     if resume:
         tree = checkpoint.load_newest(folder / "checkpoints", written)
         one.restore(tree["run"])
-        visited = tree["visited"]
+        watched = tree["watched"]
     if die_at is not None:
         checkpoint.disk = Deadly(die_at)
     save = discover.save
@@ -82,7 +82,7 @@ def run(folder: Path, steps: int, die_at: int | None, resume: bool, hang: bool) 
     discover.save = noted
     discover.keep = lambda *_: folder  # its library is not the matter here
     often = discover.Running(out=folder, eval_every=1600, save_minutes=1e-5)
-    return discover.train(one, folder, often, visited, written)
+    return discover.train(one, folder, often, watched, written)
 
 
 def tell(number: int) -> None:

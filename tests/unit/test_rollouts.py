@@ -12,6 +12,7 @@ from etude.errors import LibraryError, UsageError
 from etude.evaluate import metrics, monitor, rollouts
 from etude.evaluate.monitor import Monitor
 from etude.evaluate.rollouts import rollout_skills, rollout_task
+from etude.logger import Logger
 from etude.skills.library import SkillLibrary
 from etude.skills.library_data import Contents, SetData
 from etude.skills.mlp import MLP
@@ -26,9 +27,11 @@ class Compass:
     space: Sphere = field(default_factory=lambda: Sphere(2))
     widths: set[int] = field(default_factory=set)
 
-    def act(self, obs: np.ndarray, z: np.ndarray) -> np.ndarray:
+    period = 1
+
+    def plan(self, obs: np.ndarray, z: np.ndarray) -> np.ndarray:
         self.widths.add(obs.shape[-1])
-        return z
+        return z[:, None]
 
 
 class Stand:
@@ -97,12 +100,12 @@ def test_an_episode_that_ends_early_stays_where_it_ended():
     state = venv.get_state()
 
     class Near(Compass):
-        def act(self, obs: np.ndarray, z: np.ndarray) -> np.ndarray:
+        def plan(self, obs: np.ndarray, z: np.ndarray) -> np.ndarray:
             if not self.widths:
                 found = np.flatnonzero(np.isclose(state[0], venv.descriptor()[0, 0]))[0]
                 state[0, found : found + 2] = goal
                 venv.set_state(state)
-            return super().act(obs, z)
+            return super().plan(obs, z)
 
     made = rollout_skills(Near(), venv, z=np.array([[1.0, 0.0]] * 2), steps=15)
     assert made.lengths.tolist() == [1, 15]
@@ -227,6 +230,7 @@ class FakeRun:
 class FakeLogger:
     numbers: dict[int, dict[str, float]] = field(default_factory=dict)
     figures: list[tuple[int, str]] = field(default_factory=list)
+    rows: int = 0
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         self.numbers[step] = dict(values)
@@ -282,6 +286,32 @@ def test_a_resumed_run_goes_on_with_its_history(tmp_path):
     watch(again, FakeRun(1000, 20), 1)  # from the checkpoint at 20 steps, not from the end at 30
     assert [row["steps"] for row in again.history] == [10, 20, 30]
     assert again.history[-1]["total_coverage"] == first.history[-1]["total_coverage"] == 30
+
+
+def test_an_evaluation_that_was_cut_off_is_made_again(tmp_path):
+    """Killed between the table of evaluations and the metrics: both have it once in the end."""
+    log = Logger(tmp_path)
+    log.scalars(10, {"train/loss": 1.0})
+    first, run = Monitor("point-open", 10, log, tmp_path, episodes=2), FakeRun(total=1000).epoch()
+    first.count(run)
+    tree = first.checkpoint()
+    log.scalars = lambda *_: pytest.fail("cut off")
+    with pytest.raises(pytest.fail.Exception):
+        first.evaluate(run)
+    log.close()
+    assert len(monitor.read_history(tmp_path / monitor.FILE)) == 1
+
+    log = Logger(tmp_path, 10, tree["logged"])
+    again = Monitor("point-open", 10, log, tmp_path, episodes=2)
+    again.restore(tree)
+    assert again.due(run)
+    again.evaluate(run)
+    again.restore(again.checkpoint())
+    assert not again.due(run), "this one was whole"
+    log.close()
+    assert len(monitor.read_history(tmp_path / monitor.FILE)) == 1
+    keys = [line.split(",")[2] for line in (tmp_path / "metrics.csv").read_text().splitlines()]
+    assert keys.count("skill/displacement") == keys.count("train/loss") == 1
 
 
 def test_the_monitor_refuses_nonsense(tmp_path):

@@ -263,9 +263,11 @@ class Moves:
     space: Discrete = field(default_factory=lambda: Discrete(5))
     seen: list[Array] = field(default_factory=list)
 
-    def act(self, obs: np.ndarray, z: np.ndarray) -> np.ndarray:
+    period: int = 1
+
+    def plan(self, obs: np.ndarray, z: np.ndarray) -> np.ndarray:
         self.seen.append(obs)
-        return COMPASS[z.argmax(-1)]
+        return COMPASS[z.argmax(-1)][:, None]
 
 
 def test_moves_of_a_grid_tell_what_the_channel_says() -> None:

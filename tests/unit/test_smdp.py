@@ -74,8 +74,10 @@ class Walk:
     def command(self, choice):
         return np.asarray(choice)[:, None]
 
-    def act(self, body_obs, command):
-        return 1.0 - command
+    period = 1
+
+    def plan(self, obs, command):
+        return 1.0 - command[:, None]
 
 
 def line(skills, starts=(0,) * 8, limit=10**9, **kwargs):

@@ -266,9 +266,9 @@ def test_observations_are_scaled_and_the_low_level_sees_raw_ones():
     task, seen = "half-cheetah-goal", []
 
     class Spy(PrimitiveLevel):
-        def act(self, body_obs, command):
-            seen.append(body_obs)
-            return command
+        def plan(self, obs, command):
+            seen.append(obs)
+            return super().plan(obs, command)
 
     raw = make_vec(task, 2, threads=1)
     env = SkillVecEnv(make_vec(task, 2, threads=1), Spy(6), 1, GAMMA)

@@ -103,11 +103,11 @@ def discover(
     run: Discovery,
     folder: Path,
     running: Running,
-    visited: Mapping[str, Any] | None = None,
+    watched: Mapping[str, Any] | None = None,
     written: Written | None = None,
 ) -> int:
     """Train, export and evaluate; returns the exit code."""
-    code = train(run, folder, running, visited, written)
+    code = train(run, folder, running, watched, written)
     if code:
         return code
     from etude.cli.evaluate import report  # a second of imports, when nobody waits for them
@@ -121,19 +121,21 @@ def train(
     run: Discovery,
     folder: Path,
     running: Running,
-    visited: Mapping[str, Any] | None = None,
+    watched: Mapping[str, Any] | None = None,
     written: Written | None = None,
 ) -> int:
     """Train to the end and export to `folder/library`, or to an interrupt; always saves.
 
-    Of a run that goes on, `visited` is the checkpoint of the coverage counted so far, and `written`
-    says which rows of the replay are on the disk.
+    Of a run that goes on, `watched` is the checkpoint of its monitor, and `written` says which rows
+    of the replay are on the disk.
     """
     written = {} if written is None else written
-    logger = Logger(folder, run.steps)
+    logger = Logger(folder, run.steps, watched["logged"] if watched else 0)
     monitor = Monitor(run.config.env, running.eval_every or run.config.steps, logger, folder)
-    if visited:
-        monitor.restore(visited)
+    if watched:
+        monitor.restore(watched)
+    else:
+        monitor.history.clear()  # of a run that died before its first save
     if not run.steps:
         check(registry.make_vec(run.config.env, 2, seed=run.config.seed))
     title = f"{run.config.learner} on {run.config.env}"
@@ -202,7 +204,7 @@ def keep(run: Discovery, folder: Path, monitor: Monitor) -> Path:
 
 def save(run: Discovery, monitor: Monitor, folder: Path, written: Written) -> Path:
     """Write a checkpoint of the run and of what is counted over all of it."""
-    tree = {"run": run.checkpoint(), "visited": monitor.checkpoint()}
+    tree = {"run": run.checkpoint(), "watched": monitor.checkpoint()}
     return checkpoint.save(
         folder / "checkpoints", f"{run.steps:012d}-{run.updates:012d}", tree, written
     )
@@ -243,7 +245,7 @@ def _resume(folder: Path, rest: Sequence[str]) -> int:
         if run.done and run.between_epochs and (folder / LIBRARY).is_dir():
             raise UsageError(f"{folder} is finished: its library is in {folder / LIBRARY}.")
         say(f"going on from step {run.steps:,} of {config.steps:,}")
-        return discover(run, folder, running, tree["visited"], written)
+        return discover(run, folder, running, tree["watched"], written)
 
 
 def _names() -> str:

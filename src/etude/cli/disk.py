@@ -29,8 +29,8 @@ def checkpoint_bytes(run: Discovery) -> int:
     replay, steps = run.replay, run.config.steps
     rows = min(replay.capacity, steps)
     row = sum(replay.widths) * np.dtype(np.float32).itemsize
-    nets = (*run.agent.state_dict().values(), *run.learner.state_dict().values())
-    each = ADAM * sum(net.nbytes for net in nets)
+    nets = [module.state_dict() for module in (run.agent, run.learner) if module]
+    each = ADAM * sum(value.nbytes for net in nets for value in net.values())
     each += run.collected.nbytes + rows * np.dtype(np.int32).itemsize  # where its episode ends
     return int(SPARE * (checkpoint.KEPT * each + rows * row))
 
