@@ -61,7 +61,7 @@ class Gaussian(nn.Module):
         """Log-density (B,) in nats of `x` (B, X)."""
         mean, std = self(context)
         square = ((x - mean) / std).square()
-        return -(0.5 * square + std.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
+        return -torch.as_tensor((0.5 * square + std.log() + 0.5 * math.log(2 * math.pi)).sum(-1))
 
     def mode(self, context: Tensor) -> Tensor:
         """The likeliest vector (B, X)."""
@@ -91,7 +91,8 @@ class CondDensity(nn.Module):
     def forward(self, ctx: Tensor, cond: Tensor | None = None) -> DiagGaussian | Mixture:
         """The distribution of x (B, X) for contexts (B, C) and conditions (B, Z)."""
         raw: Tensor = self.net(ctx if cond is None else torch.cat((ctx, cond), -1))
-        return self.head(raw)
+        dist: DiagGaussian | Mixture = self.head(raw)
+        return dist
 
     def nll(
         self, ctx: Tensor, cond: Tensor | None, target: Tensor, weight: Tensor | None = None

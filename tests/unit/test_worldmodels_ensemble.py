@@ -1,0 +1,98 @@
+"""The ensemble: its bootstrap, its steps, and a bonus that noise cannot earn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from etude.errors import UsageError
+from etude.worldmodels.ensemble import Ensemble, EnsembleConfig
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def small(**settings: object) -> Ensemble:
+    config = EnsembleConfig(**{"hidden": (16, 16), **settings})  # type: ignore[arg-type]
+    return Ensemble(3, 2, config, seeded())
+
+
+def transitions(n: int, low: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """A point on [low, low + 1], whose second number is noise, afresh in every step."""
+    place = low + torch.rand(n, 1, generator=generator)
+    action = torch.rand(n, 1, generator=generator) * 2 - 1
+    noise, next_noise = torch.randn(2, n, 1, generator=generator)
+    moved = place + 0.3 * action * torch.cos(3 * place)
+    return torch.cat((place, noise), 1), action, torch.cat((moved, next_noise), 1)
+
+
+def test_noise_earns_no_bonus_and_the_unseen_does() -> None:
+    generator = seeded()
+    model = Ensemble(2, 1, EnsembleConfig(hidden=(64, 64)), generator)
+    seen = transitions(10_000, -1.0, generator)
+    unseen = transitions(1_000, 1.0, generator)
+
+    def ratio() -> float:
+        with torch.no_grad():
+            bonus = model.disagreement(seen[0][:1000], seen[1][:1000]).mean()
+            return float(bonus / model.disagreement(*unseen[:2]).mean())
+
+    assert ratio() > 0.3, "before learning the bonus is everywhere"
+    assert float(model(*seen[:2]).std(0).mean().detach()) > 0.05, "members differ at first"
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(800):
+        rows = torch.randint(10_000, (256,), generator=generator)
+        loss, metrics = model.loss(*(part[rows] for part in seen))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert ratio() < 0.2
+    # what is left of the error is the noise: variance 1 in one of two dimensions
+    assert float(metrics["model/ensemble_error"]) == pytest.approx(0.5, abs=0.1)
+
+
+def test_loss_is_the_masked_squared_error_of_the_change() -> None:
+    model = small(keep=0.5)
+    obs, action, after = (torch.randn(20, w, generator=seeded(w)) for w in (3, 2, 3))
+    weight = torch.rand(20, 3, generator=seeded(1))
+    masks = model.masks(obs, action)
+    for w in (None, weight, weight[:, 0]):
+        full = 1.0 if w is None else w if w.ndim == 2 else w[:, None]
+        square = full * (model(obs, action) - (after - obs)) ** 2
+        wanted = sum(square[e][masks[e]].mean() for e in range(5))
+        torch.testing.assert_close(model.loss(obs, action, after, w)[0], wanted)
+
+
+def test_the_bootstrap_is_fixed_fair_and_independent() -> None:
+    obs, action = torch.randn(20_000, 3, generator=seeded()), torch.zeros(20_000, 2)
+    masks = small(keep=0.8).masks(obs, action)
+    order = torch.randperm(20_000, generator=seeded())
+    assert torch.equal(small(keep=0.8).masks(obs[order], action[order]), masks[:, order])
+    assert masks.float().mean(1).tolist() == pytest.approx([0.8] * 5, abs=0.01)
+    assert (torch.corrcoef(masks.float()) - torch.eye(5)).abs().max() < 0.03
+    assert small(keep=1.0).masks(obs, action).all()
+    swapped = small(keep=0.8).masks(obs.flip(1), action)
+    assert 0.3 < (swapped != masks).float().mean() < 0.34, "the order of the numbers counts"
+
+
+def test_a_step_is_by_the_member_asked_for_by_a_drawn_one_or_by_all() -> None:
+    model = small()
+    obs, action = torch.randn(6, 3, generator=seeded()), torch.randn(6, 2, generator=seeded(1))
+    each = obs + model(obs, action)  # (E, B, O)
+    member = torch.tensor([0, 1, 2, 3, 4, 0])
+    got = model.step({"obs": obs}, action, member=member)["obs"]
+    torch.testing.assert_close(got, torch.stack([each[e, i] for i, e in enumerate(member)]))
+    torch.testing.assert_close(model.step({"obs": obs}, action)["obs"], each.mean(0))
+    drawn = model.step({"obs": obs}, action, seeded(3))["obs"]
+    distance = (drawn - each).abs().sum(-1)  # (E, B)
+    assert (distance.amin(0) < 1e-6).all()
+    assert len(distance.argmin(0).unique()) > 1, "rows have members of their own"
+    assert torch.equal(drawn, model.step({"obs": obs}, action, seeded(3))["obs"])
+
+
+@pytest.mark.parametrize("member", [-1, 5])
+def test_a_member_that_is_not_there_is_refused(member: int) -> None:
+    with pytest.raises(UsageError, match="out of range: there are 5"):
+        small().step({"obs": torch.zeros(1, 3)}, torch.zeros(1, 2), member=torch.tensor([member]))
