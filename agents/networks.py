@@ -83,6 +83,13 @@ def mlp(
     return nn.Sequential(*layers)
 
 
+def linear_layers(net: nn.Sequential) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The linear layers of a network as copied arrays (W (in, out), b (out,))."""
+    linear = [layer for layer in net if isinstance(layer, nn.Linear)]
+    pairs = [(m.weight.detach().cpu(), m.bias.detach().cpu()) for m in linear]
+    return [(weight.numpy().T.copy(), bias.numpy().copy()) for weight, bias in pairs]
+
+
 def draw(stack: Stack, generator: torch.Generator | None = None, head_gain: float = 1.0) -> None:
     """Xavier-uniform weights, times `head_gain` in the last layer."""
     weights = [layer.weight for layer in stack.layers(stack.flat.data)]

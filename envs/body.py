@@ -27,6 +27,10 @@ class View:
     qvel: np.ndarray  # (n, nv)
     extra: Mapping[str, np.ndarray]  # the derived fields that the body names in `outputs`, (n, …)
 
+    def only(self, which: slice | np.ndarray) -> View:
+        """Some rows, for reading: copies, or this view where all are asked for by a slice."""
+        return self if isinstance(which, slice) else self.rows(which)
+
     def rows(self, which: slice | np.ndarray) -> View:
         """A copy of some rows."""
         extra = {name: np.array(values[which]) for name, values in self.extra.items()}

@@ -100,6 +100,7 @@ class BatchedEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             seeding.np_random(None if seed is None else seed + i)[0] for i in range(num_envs)
         ]
         self._body, self._task = body, task
+        self._body_dim = self.env_spec.body_dim
         self._allocate(_threads(threads, num_envs), persistent)
 
     def _allocate(self, threads: int, persistent: bool | None) -> None:
@@ -181,11 +182,11 @@ class BatchedEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         truncated = self._put_back(before)
         terminated = np.zeros(self.num_envs, dtype=bool)
         reward = np.zeros(self.num_envs)
-        view = self._view.rows(rows)
+        view = self._view.only(rows)
         self._success[:] = False
         terminated[rows] = self._body.terminated(view)
         if self._task is None:
-            reward[rows] = self._body.reward(before.rows(rows), view, action)
+            reward[rows] = self._body.reward(before.only(rows), view, action)
         else:
             reward[rows], ended, self._success[rows] = self._step_task(view, rows)
             terminated[rows] |= ended
@@ -307,7 +308,7 @@ class BatchedEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return diverged
 
     def _observe(self, rows: Rows) -> None:
-        view, split = self._view.rows(rows), self.env_spec.body_dim
+        view, split = self._view.only(rows), self._body_dim
         self._obs[rows, :split] = self._body.observe(view)
         if self._task is not None:
             self._obs[rows, split:] = self._task.observe(self._task_state[rows], view)

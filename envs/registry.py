@@ -30,6 +30,8 @@ TESTBEDS: dict[str, Callable[[], Body]] = {
     "grid-5": _maker("testbeds.worlds", "grid", 5),
     "grid-5-slip": _maker("testbeds.worlds", "grid", 5, 0.2),
     "grid-5-bits": _maker("testbeds.worlds", "grid", 5, 0.0, 8),
+    "grid-5-bits-corner": _maker("testbeds.worlds", "grid", 5, 0.0, 8, "corner"),
+    "grid-5-bits-centre": _maker("testbeds.worlds", "grid", 5, 0.0, 8, "centre"),
     "grid-5-slip-bits": _maker("testbeds.worlds", "grid", 5, 0.2, 8),
     "grid-5-slip-bits-corner": _maker("testbeds.worlds", "grid", 5, 0.2, 8, "corner"),
     "grid-5-slip-bits-centre": _maker("testbeds.worlds", "grid", 5, 0.2, 8, "centre"),

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
+from etude.agents.networks import linear_layers
 from etude.config import to_dict
 from etude.skills.discovery import Discovery
 from etude.skills.library import SetData, write
@@ -64,7 +64,7 @@ def _contents(
     config = run.config
     fields = config.method.skill_obs or None
     encoders = {
-        key: MLP(_layers(net), inputs=("obs",), input_fields=fields)
+        key: MLP(linear_layers(net), inputs=("obs",), input_fields=fields)
         for key, net in run.learner.export().items()
     }
     skills = listed(run.space)
@@ -91,9 +91,3 @@ def _policy(run: Discovery) -> MLP:
     if run.agent is None:
         return run.learner.policy()
     return MLP(run.agent.policy_layers(), run.agent.config.activation, output="tanh")
-
-
-def _layers(net: nn.Sequential) -> list[tuple[np.ndarray, np.ndarray]]:
-    linear = [layer for layer in net if isinstance(layer, nn.Linear)]
-    pairs = [(m.weight.detach().cpu(), m.bias.detach().cpu()) for m in linear]
-    return [(weight.numpy().T.copy(), bias.numpy().copy()) for weight, bias in pairs]
