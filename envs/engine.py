@@ -99,8 +99,7 @@ class BatchedEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.rngs = [
             seeding.np_random(None if seed is None else seed + i)[0] for i in range(num_envs)
         ]
-        self._body, self._task = body, task
-        self._body_dim = self.env_spec.body_dim
+        self._body, self._task, self._body_dim = body, task, self.env_spec.body_dim
         self._allocate(_threads(threads, num_envs), persistent)
 
     def _allocate(self, threads: int, persistent: bool | None) -> None:

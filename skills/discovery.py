@@ -140,15 +140,12 @@ class Discovery:
         spec = Spec(self._fields, self.env_spec.obs_dim, self.env_spec.action_dim)
         self.learner, self.agent = self._networks(spec, net_seed)
         self._learnt = dict(self.learner.named_parameters())
-        self.replay = Replay(
-            loop.replay_capacity,
-            loop.num_envs,
-            spec.obs_dim,
-            spec.action_dim,
-            self.space.dim,
-            replay_seed,
-            device,
-        )
+        if loop.hold % self.period:
+            raise UsageError(
+                f"hold = {loop.hold} breaks off plans of {self.period} steps: choose a multiple."
+            )
+        sizes = spec.obs_dim, spec.action_dim, self.space.dim
+        self.replay = Replay(loop.replay_capacity, loop.num_envs, *sizes, replay_seed, device)
         self.starts = VisitedStarts(self.env_spec.cell, np.random.default_rng(streams[4]))
         self.steps = self.updates = 0
         self.seconds = 0.0

@@ -113,3 +113,16 @@ class CondDensity(nn.Module):
             f"weight of shape {tuple(weight.shape)} fits no target of shape {tuple(target.shape)}: "
             "give one number per sample or one per dimension."
         )
+
+
+def categorical_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) (...) in nats of categorical distributions given as log-probabilities (..., X)."""
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def categorical_information(log_p: Tensor) -> Tensor:
+    """I(cause; x) (...) in nats of M equally likely causes with log p(x | cause), (..., M, X)."""
+    p = log_p.exp()
+    mean = p.mean(-2)
+    entropy = -(mean * mean.clamp_min(1e-20).log()).sum(-1)
+    return entropy + (p * log_p).sum(-1).mean(-1)

@@ -82,7 +82,7 @@ class Testbed(Body):
         if bits < 0:
             raise UsageError(f"bits is {bits}: choose 0 or more.")
         self.table, self.actions, self.bits = table, actions, bits
-        self._decode, self._starts = decode, starts
+        self.decode, self._starts = decode, starts
         self._first = self._states(start)
         shown = (*fields, *((Field("bits", bits),) if bits else ()))
         own = name if start == ANYWHERE else f"{name}-{start}"
@@ -144,7 +144,7 @@ class Testbed(Body):
 
     def control(self, action: np.ndarray) -> np.ndarray:
         """Indices (n, 1) of the primitive actions that controls (n, 2) mean."""
-        return self._decode(action.astype(np.float64))[:, None]
+        return self.decode(action.astype(np.float64))[:, None]
 
     def observe(self, view: View) -> np.ndarray:
         """What the table shows, then the bits."""

@@ -60,6 +60,8 @@ class Learner(nn.Module, ABC):
     signal_dim: int = 1
     entropy_in_target: ClassVar[bool] = True
     space: SkillSpace
+    generator: torch.Generator | None = None
+    """of a method that draws numbers of its own"""
 
     def __init__(self, spec: Spec, config: LearnerConfig) -> None:
         super().__init__()
@@ -132,6 +134,7 @@ class Learner(nn.Module, ABC):
         return {
             "weights": dict(self.state_dict()),
             "optimisers": {name: moments(o) for name, o in self._optimisers().items()},
+            **({"generator": self.generator.get_state()} if self.generator else {}),
         }
 
     def restore(self, tree: Mapping[str, Any]) -> None:
@@ -139,6 +142,16 @@ class Learner(nn.Module, ABC):
         self.load_state_dict({k: torch.as_tensor(v) for k, v in tree["weights"].items()})
         for name, optimiser in self._optimisers().items():
             set_moments(optimiser, tree["optimisers"][name])
+        if self.generator:
+            self.generator.set_state(torch.as_tensor(tree["generator"]))
 
     def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
         return {k: v for k, v in sorted(vars(self).items()) if isinstance(v, torch.optim.Optimizer)}
+
+
+def descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    """A gradient step of the optimiser's own parameters, whatever else the loss depends on."""
+    weights = [p for group in optimiser.param_groups for p in group["params"]]
+    for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+        weight.grad = gradient
+    optimiser.step()

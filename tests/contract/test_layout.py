@@ -47,6 +47,7 @@ LIGHT = tuple(
 HEAVY = ("torch", "stable_baselines3", "matplotlib", "sklearn")
 REGISTRIES = ("src/etude", "src/etude/cli", "envs", "skills/learners", "skills/presets")
 COMMAND_LINE = ("src/etude/cli/", "train.py")
+LONGER = ("train.py", "/lpe.py", "/choreographer.py")
 UNPICKLERS = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 GENERATORS = {"default_rng", "Generator", "SeedSequence", "BitGenerator", "PCG64"}
 TEXT = {".py", ".md", ".toml", ".txt", ".json", ".jsonl", ".csv", ".in"}
@@ -208,7 +209,7 @@ def unsafe_code(sources: Sequence[Source]) -> Iterator[str]:
 def budgets(sources: Sequence[Source]) -> Iterator[str]:
     """Lines per file and function, files per folder."""
     for source in (s for s in sources if s.is_python):
-        limit = 130 if source.is_learner else 200 if source.path == "train.py" else 400
+        limit = 200 if source.path.endswith(LONGER) else 130 if source.is_learner else 400
         if (lines := len(source.text.splitlines())) > limit:
             yield f"{source.path}:{limit}: {lines} lines, at most {limit}"
         for node in source.nodes(ast.FunctionDef, ast.AsyncFunctionDef):
@@ -394,7 +395,6 @@ def test_the_rules_have_subjects(sources: list[Source]) -> None:
 @pytest.mark.parametrize("module", ["etude", *LIGHT])
 def test_importing_stays_light(module: str, tmp_path: Path) -> None:
     banned = {"torch", "mujoco", "gymnasium"} if module == "etude" else {*HEAVY}
-    code = f"import sys, {module}; print(*{banned} & sys.modules.keys())"
-    python = [sys.executable, "-c", code]
-    result = subprocess.run(python, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stdout.strip()) == (0, ""), result.stderr
+    python = [sys.executable, "-c", f"import sys, {module}; print(*{banned} & sys.modules.keys())"]
+    done = subprocess.run(python, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr

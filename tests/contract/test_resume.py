@@ -31,7 +31,7 @@ PLACES = {  # how often a run may have asked whether to stop
     "in mid-episode": STEPS + 7,
     "between updates": 2 * STEPS + 1,
 }
-VARIANTS: dict[str, dict[str, Any]] = {"plain": {}, "all": {"visited_starts": 0.5, "hold": 5}}
+VARIANTS: dict[str, dict[str, Any]] = {"plain": {}, "all": {"visited_starts": 0.5, "hold": 10}}
 
 every_learner = pytest.mark.parametrize("learner", learners.ids())
 every_variant = pytest.mark.parametrize("variant", VARIANTS)

@@ -1,0 +1,159 @@
+"""LPE where the answer is known: the corner and the centre of a grid, beside random bits.
+
+    python bench/empowerment.py            five seeds of every case, two at a time (half an hour)
+    python bench/empowerment.py --seeds 0  one of each
+
+Each row of results/empowerment/grid.csv is a run of `train.py discover lpe` on a 5 x 5 grid whose
+observation also holds eight bits that are drawn anew at every step. A plan is two moves. J is the
+learner's bound with s_n from the environment, over 4,096 fresh skills; I(Z; S_n) is what these
+skills are worth, from the blocks of moves they mean and the channel; the capacity is Blahut and
+Arimoto's. All in nats. *Frozen* plans stay as they were drawn.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+
+from etude.config import replace
+from etude.envs import registry
+from etude.evaluate.capacity import capacity, mutual_information
+from etude.skills.discovery import Discovery, preset
+from etude.skills.learners.lpe import Lpe
+from etude.worldmodels.densities import categorical_information, categorical_kl
+
+OUT = Path(__file__).resolve().parents[1] / "results" / "empowerment" / "grid.csv"
+SKILLS = 4096
+NEVER = 10**9
+
+
+@dataclass(frozen=True)
+class Case:
+    """A world, where plans start in it, and what differs from the preset."""
+
+    env: str
+    start: str
+    frozen: bool = False
+
+
+CASES = {
+    "corner": Case("grid-5-bits-corner", "corner"),
+    "corner, frozen": Case("grid-5-bits-corner", "corner", frozen=True),
+    "corner, slip": Case("grid-5-slip-bits-corner", "corner"),
+    "centre, slip": Case("grid-5-slip-bits-centre", "centre"),
+}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train every case and write what came of it."""
+
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """of each case"""
+    cases: tuple[str, ...] = tuple(CASES)
+    """names of cases"""
+    jobs: Annotated[int, tyro.conf.arg(aliases=["-j"])] = 2
+    """runs at a time"""
+
+
+def main() -> None:
+    """Run what has no row yet."""
+    args = tyro.cli(Arguments, prog="bench/empowerment.py")
+    rows = read()
+    known = {(row["case"], int(row["seed"])) for row in rows}
+    left = [(c, s) for s in args.seeds for c in args.cases if (c, s) not in known]
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(args.jobs) as pool:
+        for row in pool.map(run, *zip(*left, strict=True)) if left else ():
+            rows.append(row)
+            write(rows)
+            print({key: row[key] for key in ("case", "seed", "J", "information", "capacity")})
+            sys.stdout.flush()
+
+
+def read() -> list[dict[str, Any]]:
+    """The rows so far."""
+    if not OUT.is_file():
+        return []
+    with OUT.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    """All rows, sorted."""
+    rows.sort(key=lambda row: (row["case"], int(row["seed"])))
+    with OUT.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def run(case: str, seed: int) -> dict[str, Any]:
+    """Train one case with one seed; its row."""
+    torch.set_num_threads(1)
+    chosen = CASES[case]
+    config = replace(preset("lpe", chosen.env), {"seed": seed})
+    if chosen.frozen:
+        config = replace(config, {"method": {"model_first": NEVER}})
+    trained = Discovery(config)
+    begin = time.perf_counter()
+    trained.run()
+    seconds = time.perf_counter() - begin
+    return {
+        "case": case,
+        "seed": seed,
+        **measure(trained, chosen.start),
+        "seconds": f"{seconds:.0f}",
+    }
+
+
+def measure(trained: Discovery, start: str) -> dict[str, str]:
+    """J, the information of the skills, and the most there could be, in nats."""
+    learner = trained.learner
+    assert isinstance(learner, Lpe)
+    bound, error, plans = measured(trained, learner)
+    body: Any = registry.build(trained.config.env)[0]
+    channel = body.channel(start, learner.period)
+    used = np.zeros(len(channel))
+    moves = body.decode(plans)  # (M, n)
+    blocks = moves @ (len(body.actions) ** np.arange(learner.period)[::-1])
+    np.add.at(used, blocks, 1 / len(plans))
+    found = {
+        "J": bound,
+        "J_error": error,
+        "information": mutual_information(channel, used),
+        "uniform": mutual_information(channel),
+        "capacity": capacity(channel).lower,
+    }
+    return {key: f"{value:.4f}" for key, value in found.items()}
+
+
+@torch.no_grad()
+def measured(trained: Discovery, learner: Lpe) -> tuple[float, float, np.ndarray]:
+    """J of fresh skills in the environment, its standard error, and their plans (M, n, A)."""
+    venv = registry.make_vec(trained.config.env, SKILLS, seed=99)
+    obs, _ = venv.reset()
+    z = trained.space.sample(np.random.default_rng(1), SKILLS)
+    plans = trained.plan(obs, z, deterministic=True)
+    infos: dict[str, Any] = {}
+    for t in range(learner.period):
+        infos = venv.step(plans[:, t])[-1]
+    begin, end = (trained.normaliser(torch.as_tensor(x)) for x in (obs, infos["final_obs_array"]))
+    knots = torch.as_tensor(plans[:, :: learner.config.hold]).flatten(1)
+    predicted = learner.log_xi(begin, knots)
+    each = categorical_kl(predicted, learner.encode(end))
+    bound = categorical_information(predicted[None]).item() - each.mean().item()
+    return bound, each.std().item() / SKILLS**0.5, plans
+
+
+if __name__ == "__main__":
+    main()
