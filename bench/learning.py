@@ -177,7 +177,7 @@ def measured(row: Row, runs: Sequence[History]) -> Row:
     note = ""
     if arm.env == "half-cheetah" and middle >= arm.minutes:
         note = f"not within {arm.minutes:g} min"
-    arms = {f"{len(runs)} seeds": (middle, row.unit)}
+    arms = {f"{len(runs)} seed{'s' * (len(runs) > 1)}": (middle, row.unit)}
     spread = (min(values), max(values))
     return replace(row, value=None if note else middle, spread=spread, arms=arms, note=note)
 
