@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import (
@@ -29,6 +30,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -133,6 +135,7 @@ def compare(
     progress: Progress | None = None,
     save_minutes: float | None = None,
     stop: Callable[[], bool] = lambda: False,
+    limit: float | None = None,
 ) -> Comparison:
     """Run the trials that have no row in `folder/trials.csv` yet.
 
@@ -144,6 +147,7 @@ def compare(
         save_minutes: between checkpoints of a trial that learns; 0 = only when it is stopped;
             None: nothing is saved.
         stop: asked several times a second.
+        limit: seconds after which a trial in a process of its own is given up; None: never.
 
     Raises:
         Stopped: `stop()` was true; no trial goes on.
@@ -156,7 +160,8 @@ def compare(
     function: Callable[[TrialSpec], dict[str, Any]] = run_trial
     if save_minutes is not None:
         function = partial(_kept_trial, folder=folder / KEPT, minutes=save_minutes)
-    for spec, result in run_all(left, function, _cores() if workers is None else workers, stop):
+    workers = _cores() if workers is None else workers
+    for spec, result in run_all(left, function, workers, stop, limit):
         done += 1
         if isinstance(result, BaseException):
             note = _failure(spec, result)
@@ -200,6 +205,7 @@ def run_all(
     function: Callable[[J], R],
     workers: int,
     stop: Callable[[], bool] = lambda: False,
+    limit: float | None = None,
 ) -> Iterator[tuple[J, R | BaseException]]:
     """Run `function(job)` for every job; yields each job with its result, or its error, at its end.
 
@@ -210,13 +216,14 @@ def run_all(
         function: importable by name.
         workers: processes; 0 stays in this process.
         stop: asked several times a second.
+        limit: seconds after which a job's process is killed; it yields a TimeoutError.
 
     Raises:
         Stopped: `stop()` was true; jobs that asked `_stopping` had time to end by themselves.
     """
     waiting, idle = deque(jobs), list[Executor]()
     running: dict[Future[R], tuple[Executor, J]] = {}
-    before = set(multiprocessing.active_children())
+    before, clock = set(multiprocessing.active_children()), _Clock(limit)
     end = SPAWN.Event() if workers else threading.Event()
     with _one_thread():
         try:
@@ -226,14 +233,13 @@ def run_all(
                 while waiting and len(running) < max(1, workers):
                     executor = idle.pop() if idle else _worker(workers, end)
                     job = waiting.popleft()
-                    running[executor.submit(function, job)] = executor, job
+                    running[clock.start(executor, function, job)] = executor, job
+                clock.kill_the_late()
                 for future in wait(running, POLL, FIRST_COMPLETED).done:
                     executor, job = running.pop(future)
-                    error = future.exception()
-                    if isinstance(error, BrokenProcessPool):
-                        executor.shutdown()
-                    else:
-                        idle.append(executor)
+                    error = clock.verdict(future)
+                    broken = isinstance(error, BrokenProcessPool | TimeoutError)
+                    executor.shutdown() if broken else idle.append(executor)
                     yield job, future.result() if error is None else error
         finally:
             end.set()
@@ -243,6 +249,40 @@ def run_all(
             # whoever was at work has had the time to save; to end takes Python another second
             for process in set(multiprocessing.active_children()) - before if running else ():
                 process.kill()
+
+
+class _Clock:
+    """Knows when each job began and in which process, and kills those that take too long."""
+
+    def __init__(self, limit: float | None) -> None:
+        self._limit = limit
+        self._process: dict[Executor, BaseProcess] = {}
+        self._began: dict[Future[Any], tuple[float, Executor]] = {}
+        self._late: set[Future[Any]] = set()
+
+    def start(self, executor: Executor, function: Callable[[J], R], job: J) -> Future[R]:
+        """Submit a job; a pool starts its process with its first one."""
+        known = set(multiprocessing.active_children())
+        future = executor.submit(function, job)
+        for process in set(multiprocessing.active_children()) - known:
+            self._process[executor] = process
+        self._began[future] = time.monotonic(), executor
+        return future
+
+    def kill_the_late(self) -> None:
+        """End the processes of jobs past the limit."""
+        for future, (began, executor) in self._began.items():
+            if self._limit and time.monotonic() - began > self._limit and executor in self._process:
+                self._late.add(future)
+                self._process[executor].kill()
+
+    def verdict(self, future: Future[Any]) -> BaseException | None:
+        """What went wrong with a job that has ended."""
+        del self._began[future]
+        error = future.exception()
+        if future in self._late and isinstance(error, BrokenProcessPool):
+            return TimeoutError(f"it took longer than {self._limit:g} s and was ended")
+        return error
 
 
 def _worker(workers: int, end: Event | threading.Event) -> Executor:
@@ -305,6 +345,8 @@ def _failure(spec: TrialSpec, error: BaseException) -> str:
         return str(error)
     if isinstance(error, BrokenProcessPool):
         return "its process died: it was killed, perhaps for want of memory."
+    if isinstance(error, TimeoutError):
+        return f"{error}."
     logger.warning("trial %s failed", spec.key, exc_info=error)
     return f"{type(error).__name__}: {error}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -41,7 +42,8 @@ def test_a_hostile_library_is_refused_and_runs_nothing(
     assert outcome["kind"] == "LibraryError", outcome
     assert f"{Path(name, file)}" in outcome["text"] and re.search(cause, outcome["text"])
     assert len(outcome["text"]) < 1000 and outcome["text"].isprintable()
-    assert outcome["events"] == [] and outcome["seconds"] < 1
+    limit = 5 if "COVERAGE_RUN" in os.environ else 1  # s; tracing slows the long ones down
+    assert outcome["events"] == [] and outcome["seconds"] < limit
     record_property("count", 1)
 
 

@@ -78,7 +78,7 @@ def shared() -> set[str]:
     mine = below(os.getpid()) | {os.getpid()}
     used = "".join(read(f"/proc/{pid}/maps") for pid in processes().keys() - mine)
     names = {path.name for path in SHARED.iterdir()} if SHARED.is_dir() else set()
-    return {name for name in names if name not in used}
+    return {name for name in names if name not in used and "loky" not in name}  # not ours
 
 
 def gone(pids: set[int], within: float) -> bool:
@@ -174,6 +174,22 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_a_job_past_its_limit_is_ended_and_named(record_property: Record) -> None:
+    """Also in a process that has done another job before; the quick ones get their results."""
+    before, segments = below(os.getpid()), shared()
+    quick = [functools.partial(pow, 2, i) for i in range(3)]
+    hanging = [functools.partial(time.sleep, 3600) for _ in range(2)]
+    jobs = [*quick[:2], *hanging, quick[2]]
+    found = dict(run_all(jobs, operator.call, 2, limit=6.0))
+    assert [found[job] for job in quick] == [1, 2, 4]
+    for job in hanging:
+        assert isinstance(found[job], TimeoutError)
+        assert str(found[job]) == "it took longer than 6 s and was ended"
+    assert gone(below(os.getpid()) - before, 5)
+    assert shared() <= segments
+    record_property("count", len(hanging))
 
 
 def test_the_census_sees_what_is_left() -> None:

@@ -49,6 +49,8 @@ class Running(Config):
     """minutes between checkpoints; 0 = only when interrupted"""
     workers: Annotated[int, Range(0, 256)] | None = None
     """trials that run at once, one core each (default: all cores; 0: in this process)"""
+    trial_minutes: Annotated[float, Range(0)] = 0.0
+    """minutes after which a trial of a comparison is given up; 0 = never"""
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,7 @@ def run(
     stop: runs.Stop,
     workers: int | None = None,
     save_minutes: float | None = None,
+    trial_minutes: float = 0.0,
 ) -> compare.Comparison:
     """Run the trials of a comparison behind a progress bar."""
     with stop, Progress(f"arms on {specs[0].task}", len(specs), "trial") as progress:
@@ -203,6 +206,7 @@ def run(
             progress=lambda done, of, note: progress.to(done, note),
             save_minutes=save_minutes,
             stop=stop,
+            limit=60 * trial_minutes or None,
         )
 
 
@@ -267,7 +271,9 @@ def _one(job: Job, folder: Path, running: Running, stop: runs.Stop, goes_on: boo
 
 def _many(job: Job, folder: Path, running: Running, stop: runs.Stop) -> int:
     """Run the trials that are left, and report all of them."""
-    found = run(job.specs, folder, stop, running.workers, running.save_minutes)
+    found = run(
+        job.specs, folder, stop, running.workers, running.save_minutes, running.trial_minutes
+    )
     report_comparison(found, job.library, folder, provenance=job.provenance)
     print((folder / MARKDOWN).read_text())
     print(f"report       {folder / MARKDOWN}")
