@@ -178,7 +178,7 @@ PROMISES: dict[str, Promise] = {
     "equations": Promise(
         "rewards, losses and gradients equal an independent NumPy reference",
         (
-            *(f"{UNIT}/test_{name}.py" for name in ("metra", "diayn", "sac_reference")),
+            *(f"{UNIT}/test_{name}.py" for name in ("metra", "diayn", "lpe", "sac_reference")),
             f"{UNIT}/test_kernels.py",
         ),
     ),
