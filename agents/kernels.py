@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.adam import adam
 
 from etude.errors import unknown
@@ -228,3 +229,20 @@ class FlatAdam:
             for name in ("mean", "square")
         )
         self._count = torch.tensor(float(tree.get("steps", 0)), device=zeros.device)
+
+
+def moments(optimiser: Optimizer) -> dict[str, Any]:
+    """The moments of an optimiser, as a copied tree of tensors and numbers."""
+    return {
+        str(i): {k: v.clone() if v.ndim else v.item() for k, v in state.items()}
+        for i, state in optimiser.state_dict()["state"].items()
+    }
+
+
+def set_moments(optimiser: Optimizer, tree: Mapping[str, Any]) -> None:
+    """Continue from `moments`; the leaves may be tensors or NumPy arrays."""
+    state = {
+        int(i): {k: torch.as_tensor(v).clone() for k, v in values.items()}
+        for i, values in tree.items()
+    }
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})

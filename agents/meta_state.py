@@ -27,7 +27,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch.optim import Optimizer
 
 from etude import checkpoint
-from etude.agents.sac import moments, set_moments
+from etude.agents.kernels import moments, set_moments
 from etude.agents.smdp import SMDPReplayBuffer
 from etude.errors import CheckpointError, Stopped
 

@@ -29,7 +29,6 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from etude.agents.kernels import FlatAdam
 from etude.agents.networks import Critics, Sample, SquashedGaussian, check_sizes
@@ -233,20 +232,3 @@ class SAC(nn.Module):
             optimiser.restore(tree["optimisers"][name])
         self.generator.set_state(torch.as_tensor(tree["generator"]))
         self.updates = int(tree["updates"])
-
-
-def moments(optimiser: Optimizer) -> dict[str, Any]:
-    """The moments of an optimiser, as a copied tree of tensors and numbers."""
-    return {
-        str(i): {k: v.clone() if v.ndim else v.item() for k, v in state.items()}
-        for i, state in optimiser.state_dict()["state"].items()
-    }
-
-
-def set_moments(optimiser: Optimizer, tree: Mapping[str, Any]) -> None:
-    """Continue from `moments`; the leaves may be tensors or NumPy arrays."""
-    state = {
-        int(i): {k: torch.as_tensor(v).clone() for k, v in values.items()}
-        for i, values in tree.items()
-    }
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from etude.agents.kernels import moments, set_moments
 from etude.agents.replay import Batch, Record, Replay
-from etude.agents.sac import SAC, moments, set_moments
+from etude.agents.sac import SAC
 from etude.config import Config
 from etude.errors import unknown
 from etude.skills.mlp import MLP
