@@ -95,6 +95,9 @@ disk = Disk()
 def save(folder: Path, name: str, tree: Mapping[str, Any], written: Written | None = None) -> Path:
     """Write `tree` as the newest checkpoint `folder/name` and prune all but the two newest.
 
+    Where that name is taken, by a run that was resumed from it or from before it, a "+" follows:
+    nothing gives way before the new one is whole. Later names are of a future that did not come.
+
     `written` is the memory of a process between its saves; without it all rows are written again.
 
     Raises:
@@ -104,6 +107,7 @@ def save(folder: Path, name: str, tree: Mapping[str, Any], written: Written | No
     logs: dict[str, Rows] = {}
     state = json.dumps(_split(tree, "", arrays, logs)).encode()
     disk.make(folder)
+    name = max((f"{p.name}+" for p in folder.iterdir() if p.name.rstrip("+") == name), default=name)
     final, partial = folder / name, folder / f".partial-{name}"
     disk.remove(partial)
     disk.make(partial)
@@ -117,12 +121,10 @@ def save(folder: Path, name: str, tree: Mapping[str, Any], written: Written | No
         body["files"][file] = _facts(data)
     disk.write(partial / MANIFEST, _sealed(body))
     disk.sync(partial)
-    if final.exists():  # of a run that was resumed from before it
-        disk.rename(final, folder / f".replaced-{name}")
     disk.rename(partial, final)
     disk.sync(folder)
     write_text(folder / LATEST, name)
-    _prune(folder)
+    _prune(folder, name)
     return final
 
 
@@ -238,16 +240,15 @@ def _reader(folder: Path, files: list[dict[str, Any]]) -> Callable[[int, int], n
     return read
 
 
-def _prune(folder: Path) -> None:
+def _prune(folder: Path, newest: str) -> None:
     """Delete what no kept checkpoint needs."""
-    kept = whole(folder)[:KEPT]
+    kept = [path for path in whole(folder) if path.name <= newest][:KEPT]
     needed: set[str] = set()
     for path in kept:
         with contextlib.suppress(CheckpointError):  # damaged, so that it needs nothing any more
             needed |= {f["file"] for r in _manifest(path)["rows"].values() for f in r["files"]}
     for path in folder.iterdir():
-        leftover = path.name.startswith((".partial-", ".replaced-"))
-        if leftover or (_is_whole(path) and path not in kept):
+        if path.name.startswith(".partial-") or (_is_whole(path) and path not in kept):
             disk.remove(path)
     for path in (folder / ROWS).iterdir() if (folder / ROWS).is_dir() else ():
         if path.name not in needed:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -34,12 +35,13 @@ Record = Callable[[str, object], None]
 class Zygote:
     """`victim.py`, ready to fork."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: Path) -> None:
+        self.log = log  # what the runs say
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("victim.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=log.open("w"),
             text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1", "ETUDE_THREADS": "1"},
         )
@@ -57,6 +59,15 @@ class Zygote:
         """Exit status of the run."""
         return int(stream(self.process.stdout).readline())
 
+    @property
+    def ended(self) -> bool:
+        """Whether the answer of `wait` is there."""
+        return bool(select.select([stream(self.process.stdout)], [], [], 0)[0])
+
+    def said(self) -> str:
+        """The end of what the runs have said."""
+        return self.log.read_text(errors="replace")[-2000:]
+
 
 def stream(file: IO[str] | None) -> IO[str]:
     assert file is not None
@@ -64,8 +75,8 @@ def stream(file: IO[str] | None) -> IO[str]:
 
 
 @pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    one = Zygote()
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    one = Zygote(tmp_path_factory.mktemp("zygote") / "log.txt")
     yield one
     stream(one.process.stdin).close()
     stream(one.process.stdout).close()
@@ -118,9 +129,10 @@ def kept(folder: Path) -> int:
     return int(text or -1)
 
 
-def wait_for_a_save(folder: Path, before: int, rng: random.Random) -> None:
+def wait_for_a_save(zygote: Zygote, folder: Path, before: int, rng: random.Random) -> None:
     """Until the run has saved, and up to 0.3 s more: in an episode, an update, the next save."""
-    wait_until(lambda: saves(folder) != before)
+    wait_until(lambda: saves(folder) != before or zygote.ended)
+    assert saves(folder) != before, f"it ended without a save: {zygote.said()}"
     time.sleep(rng.random() * 0.3)
 
 
@@ -146,10 +158,10 @@ def test_killed_runs_go_on_exactly(
             before = saves(folder)
             pid = zygote.start(folder, die_at=rng.randrange(200) if aimed else None)
             if not aimed:
-                wait_for_a_save(folder, before, rng)
+                wait_for_a_save(zygote, folder, before, rng)
                 send(pid, signal.SIGKILL)
             status = zygote.wait()
-            assert status in (0, -signal.SIGKILL)
+            assert status in (0, -signal.SIGKILL), zygote.said()
             ended = status == 0
             killed += not ended
             if kept(folder) >= 0:
@@ -179,7 +191,7 @@ def test_a_signal_saves_and_ends_in_time(
         while code and len(seconds) < SIGNALS:
             before = saves(folder)
             pid = zygote.start(folder)
-            wait_for_a_save(folder, before, rng)
+            wait_for_a_save(zygote, folder, before, rng)
             before, start = saves(folder), time.monotonic()
             send(pid, number)
             code = zygote.wait()
@@ -205,7 +217,7 @@ def test_the_second_signal_ends_at_once(
     """Even a save that hangs; what was saved before is whole."""
     rng = random.Random(int(number))
     pid = zygote.start(tmp_path)
-    wait_for_a_save(tmp_path, 0, rng)
+    wait_for_a_save(zygote, tmp_path, 0, rng)
     send(pid, signal.SIGKILL)
     zygote.wait()
     (tmp_path / "saving").unlink()

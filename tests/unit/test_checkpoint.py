@@ -129,10 +129,22 @@ def test_a_damaged_newest_checkpoint_falls_back_with_a_warning(
         checkpoint.load_newest(tmp_path)
 
 
-def test_a_checkpoint_of_the_same_name_is_replaced(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, "1", {"x": 1})
-    assert checkpoint.load(checkpoint.save(tmp_path, "1", {"x": 2})) == {"x": 2}
-    assert {p.name for p in tmp_path.iterdir()} == {"1", "latest"}
+def test_a_checkpoint_of_the_same_name_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    for x in range(4):
+        assert checkpoint.load(checkpoint.save(tmp_path, "1", {"x": x})) == {"x": x}
+        assert checkpoint.load_newest(tmp_path) == {"x": x}
+    assert {p.name for p in tmp_path.iterdir()} == {"1++", "1+++", "latest"}
+    checkpoint.save(tmp_path, "2", {"x": 5})
+    assert [p.name for p in checkpoint.whole(tmp_path)] == ["2", "1+++"]
+
+
+def test_a_future_that_did_not_come_is_pruned(tmp_path: Path) -> None:
+    for name in ("1", "8", "9"):
+        checkpoint.save(tmp_path, name, {"x": int(name)})
+    for name in ("2", "3"):  # of a run that found 8 and 9 damaged
+        checkpoint.save(tmp_path, name, {"x": int(name)})
+        assert checkpoint.load_newest(tmp_path) == {"x": int(name)}
+    assert [p.name for p in checkpoint.whole(tmp_path)] == ["3", "2"]
 
 
 def test_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +173,7 @@ def test_without_its_pointer_the_last_name_is_the_newest(tmp_path: Path) -> None
 
 
 def test_what_a_save_left_behind_is_cleared_and_nothing_else(tmp_path: Path) -> None:
-    for name in (".partial-0", ".replaced-0", ".partial-1", "notes", ".hidden", "rows"):
+    for name in (".partial-0", ".partial-1", "notes", ".hidden", "rows"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").touch()
     checkpoint.save(tmp_path, "1", {"x": 1})
