@@ -37,14 +37,15 @@ class Zygote:
 
     def __init__(self, log: Path) -> None:
         self.log = log  # what the runs say
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("victim.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log.open("w"),
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "ETUDE_THREADS": "1"},
-        )
+        with log.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("victim.py"))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "ETUDE_THREADS": "1"},
+            )
 
     def start(self, folder: Path, **arguments: Any) -> int:
         """Fork a run; its process id."""
