@@ -12,6 +12,7 @@ GYMNASIUM_IDS = {
     "etude/PointOpen-v0": ("point-open", 200),
     "etude/PointMazeU-v0": ("point-maze-u", 300),
     "etude/PointMazeLarge-v0": ("point-maze-large", 600),
+    "etude/PointOpenGoal-v0": ("point-open-goal", 200),
     "etude/PointMazeUGoal-v0": ("point-maze-u-goal", 300),
     "etude/PointMazeLargeGoal-v0": ("point-maze-large-goal", 600),
     "etude/HalfCheetahGoal-v0": ("half-cheetah-goal", 200),

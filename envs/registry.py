@@ -45,6 +45,7 @@ TESTBEDS: dict[str, Callable[[], Body]] = {
 }
 
 TASKS: dict[str, Callable[[], Task]] = {
+    "point-open-goal": _maker("tasks", "PointOpenGoal"),
     "point-maze-u-goal": _maker("tasks", "PointMazeGoal", "point-maze-u"),
     "point-maze-large-goal": _maker("tasks", "PointMazeGoal", "point-maze-large"),
     "half-cheetah-goal": _maker("tasks", "HalfCheetahGoal"),

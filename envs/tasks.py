@@ -18,7 +18,7 @@ import numpy as np
 
 from etude.envs.body import Body, Task, View
 from etude.envs.locomotion import Ant, HalfCheetah
-from etude.envs.points import Point, PointMazeLarge, PointMazeU
+from etude.envs.points import Point, PointMazeLarge, PointMazeU, PointOpen
 from etude.envs.spec import EnvSpec, Field
 
 _MAZES = {"point-maze-u": PointMazeU, "point-maze-large": PointMazeLarge}
@@ -76,6 +76,42 @@ class PointMazeGoal(Task):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Reward 1 and the end on arrival."""
         there = (np.abs(self.body.descriptor(view) - self._goal) <= self.half_width).all(axis=1)
+        return there.astype(float), there, there.copy()
+
+
+class PointOpenGoal(Task):
+    """Go to a place in the open arena: reward 1 on arrival, which ends the episode.
+
+    Field: goal (x, y), uniform in a square.
+    """
+
+    reach = 4.5
+    """Goals lie within this distance of the centre in x and in y, m; the disc gets to 4.7 m."""
+    radius = 0.5
+    """Arrival: no further than this from the goal, m."""
+    state_dim = 2
+
+    def __init__(self) -> None:
+        self.body = PointOpen()
+        constants = {"goal_reach": self.reach, "goal_radius": self.radius}
+        limit = self.body.spec.max_steps
+        self.spec = _on(self.body, "point-open-goal", [Field("goal", 2)], constants, limit)
+
+    def reset(
+        self, rng: np.random.Generator, qpos: np.ndarray, qvel: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Draw the goal."""
+        return qpos, qvel, rng.uniform(-self.reach, self.reach, 2)
+
+    def observe(self, state: np.ndarray, view: View) -> np.ndarray:
+        """The goal, (n, 2)."""
+        return state
+
+    def step(
+        self, state: np.ndarray, view: View, rngs: Sequence[np.random.Generator]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Reward 1 and the end on arrival."""
+        there = np.linalg.norm(self.body.descriptor(view) - state, axis=1) <= self.radius
         return there.astype(float), there, there.copy()
 
 

@@ -7,9 +7,10 @@ import pytest
 
 from etude.envs.body import Task, View
 from etude.envs.engine import BatchedEnv
-from etude.envs.tasks import AntMultiGoal, HalfCheetahGoal, PointMazeGoal
+from etude.envs.tasks import AntMultiGoal, HalfCheetahGoal, PointMazeGoal, PointOpenGoal
 
 TASKS = {
+    "point-open-goal": (PointOpenGoal, 200),
     "point-maze-u-goal": (lambda: PointMazeGoal("point-maze-u"), 300),
     "point-maze-large-goal": (lambda: PointMazeGoal("point-maze-large"), 600),
     "half-cheetah-goal": (HalfCheetahGoal, 200),
@@ -55,7 +56,26 @@ def test_time_limit_truncates_and_never_terminates(name: str) -> None:
         assert truncated.all() == truncated.any() == (step == limit)
 
 
-# ---- point mazes
+# ---- points
+
+
+@pytest.mark.parametrize(
+    ("dx", "dy", "arrived"), [(0, 0, 1), (0.49, 0, 1), (0.3, -0.41, 0), (0, 0.51, 0)]
+)
+def test_open_goal_is_a_disc(dx: float, dy: float, arrived: bool) -> None:
+    task, goal = PointOpenGoal(), np.array([[-3.0, 2.0]])
+    view = view_at(task, goal + [dx, dy])
+    for outcome in task.step(goal, view, generators(1)):
+        assert outcome[0] == arrived
+    np.testing.assert_array_equal(task.observe(goal, view), goal)
+
+
+def test_open_goals_are_uniform_in_a_square_that_the_disc_can_reach() -> None:
+    task, rng = PointOpenGoal(), np.random.default_rng(0)
+    start = task.body.reset(rng)
+    goals = np.array([task.reset(rng, *start)[2] for _ in range(2000)])
+    assert 4.4 < np.abs(goals).max() <= 4.5
+    np.testing.assert_allclose(goals.std(0), 4.5 / 3**0.5, rtol=0.05)
 
 
 @pytest.mark.parametrize(
