@@ -37,7 +37,7 @@ LEARN_ON_SB3 = tuple(f"agents/{n}.py" for n in ("smdp", "meta", "meta_state", "s
 OWNERS = {
     "stable_baselines3": (*LEARN_ON_SB3, "skills/vec_env.py", "evaluate/"),
     "mujoco": ("envs/",),
-    "ray": ("evaluate/compare.py", "evaluate/tune.py"),
+    "ray": ("evaluate/trials/pool.py", "evaluate/tune.py"),
     "matplotlib": ("evaluate/", "src/etude/logger.py"),
     "tyro": ("src/etude/cli/",),
 }

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from etude.evaluate.compare import BrokenProcessPool, run_all
+from etude.evaluate.trials.pool import BrokenProcessPool, run_all
 
 FAULTS = int(os.environ.get("ETUDE_FAULTS", "6"))
 SHARED = Path("/dev/shm")
@@ -33,7 +33,7 @@ pytestmark = [
 
 PARENT = """
 import functools, operator, sys, time
-from etude.evaluate.compare import run_all
+from etude.evaluate.trials.pool import run_all
 if __name__ == "__main__":
     jobs = [functools.partial(time.sleep, 3600) for _ in range(int(sys.argv[1]))]
     list(run_all(jobs, operator.call, len(jobs)))

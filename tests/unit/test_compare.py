@@ -17,6 +17,7 @@ from etude.errors import LibraryError, UsageError
 from etude.evaluate import arms, compare
 from etude.evaluate.arms import ARMS, TrialSpec, run_trial
 from etude.evaluate.rollouts import rollout_task
+from etude.evaluate.trials import pool
 from etude.skills.compose import ComposeConfig
 from etude.skills.controllers.goal_direction import GoalDirectionController
 from etude.skills.library import SkillLibrary, write
@@ -301,10 +302,10 @@ def test_a_process_that_dies_takes_no_trial_with_it():
     ]
     before = dict(os.environ)
     found = {}
-    for job, result in compare.run_all(jobs, operator.call, 1):
+    for job, result in pool.run_all(jobs, operator.call, 1):
         found[jobs.index(job)] = result
     assert found[1] == 32
-    assert isinstance(found[0], compare.BrokenProcessPool)
+    assert isinstance(found[0], pool.BrokenProcessPool)
     assert isinstance(found[2], ValueError)
     assert dict(os.environ) == before
 
