@@ -7,7 +7,7 @@ the timing shows that both end in the same bits after the same number of `mj_ste
 `native, in step` makes the threads wait for each other after every step. The goal takes the first.
 
 Resets after 200 steps are part of every arm. Gymnasium's environments get the options under which
-ours equal them (`envs/locomotion.py`).
+ours equal them (`envs/bodies/locomotion.py`).
 """
 
 from __future__ import annotations

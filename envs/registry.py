@@ -19,11 +19,11 @@ def _maker(module: str, name: str, *args: Any) -> Callable[[], Any]:
 
 
 BODIES: dict[str, Callable[[], Body]] = {
-    "ant": _maker("locomotion", "Ant"),
-    "half-cheetah": _maker("locomotion", "HalfCheetah"),
-    "point-open": _maker("points", "PointOpen"),
-    "point-maze-u": _maker("points", "PointMazeU"),
-    "point-maze-large": _maker("points", "PointMazeLarge"),
+    "ant": _maker("bodies.locomotion", "Ant"),
+    "half-cheetah": _maker("bodies.locomotion", "HalfCheetah"),
+    "point-open": _maker("bodies.points", "PointOpen"),
+    "point-maze-u": _maker("bodies.points", "PointMazeU"),
+    "point-maze-large": _maker("bodies.points", "PointMazeLarge"),
 }
 
 TESTBEDS: dict[str, Callable[[], Body]] = {
@@ -45,11 +45,11 @@ TESTBEDS: dict[str, Callable[[], Body]] = {
 }
 
 TASKS: dict[str, Callable[[], Task]] = {
-    "point-open-goal": _maker("tasks", "PointOpenGoal"),
-    "point-maze-u-goal": _maker("tasks", "PointMazeGoal", "point-maze-u"),
-    "point-maze-large-goal": _maker("tasks", "PointMazeGoal", "point-maze-large"),
-    "half-cheetah-goal": _maker("tasks", "HalfCheetahGoal"),
-    "ant-multi-goal": _maker("tasks", "AntMultiGoal"),
+    "point-open-goal": _maker("tasks.points", "PointOpenGoal"),
+    "point-maze-u-goal": _maker("tasks.points", "PointMazeGoal", "point-maze-u"),
+    "point-maze-large-goal": _maker("tasks.points", "PointMazeGoal", "point-maze-large"),
+    "half-cheetah-goal": _maker("tasks.half_cheetah", "HalfCheetahGoal"),
+    "ant-multi-goal": _maker("tasks.ant", "AntMultiGoal"),
 }
 
 

@@ -13,9 +13,9 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode
 
 from etude.envs import registry
+from etude.envs.bodies.points import PointOpen
 from etude.envs.checks import check
 from etude.envs.engine import BatchedEnv
-from etude.envs.points import PointOpen
 from etude.envs.spec import EnvSpec, Field
 from etude.errors import EnvContractError
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from etude.envs import registry
+from etude.envs.bodies.locomotion import HalfCheetah
 from etude.envs.checks import check
 from etude.envs.engine import BatchedEnv
-from etude.envs.locomotion import HalfCheetah
 from etude.envs.registry import make_vec
 from etude.envs.spec import EnvSpec
 from etude.errors import EnvContractError

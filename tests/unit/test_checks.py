@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 
+from etude.envs.bodies.points import PointOpen
 from etude.envs.checks import check
 from etude.envs.engine import BatchedEnv
-from etude.envs.points import PointOpen
 from etude.envs.spec import Field
 from etude.errors import EnvContractError
 

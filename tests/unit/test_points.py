@@ -5,10 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from etude.envs.bodies.points import (
+    FRICTION,
+    RADIUS,
+    START_NOISE,
+    PointMazeLarge,
+    PointMazeU,
+    PointOpen,
+)
 from etude.envs.engine import BatchedEnv
 from etude.envs.maps import MAZE_LARGE, MAZE_U, OPEN, Map
-from etude.envs.points import FRICTION, RADIUS, START_NOISE, PointMazeLarge, PointMazeU, PointOpen
-from etude.envs.tasks import PointMazeGoal
+from etude.envs.tasks.points import PointMazeGoal
 
 MAPS = (OPEN, MAZE_U, MAZE_LARGE)
 BODIES = (PointOpen, PointMazeU, PointMazeLarge)

@@ -7,7 +7,9 @@ import pytest
 
 from etude.envs.body import Task, View
 from etude.envs.engine import BatchedEnv
-from etude.envs.tasks import AntMultiGoal, HalfCheetahGoal, PointMazeGoal, PointOpenGoal
+from etude.envs.tasks.ant import AntMultiGoal
+from etude.envs.tasks.half_cheetah import HalfCheetahGoal
+from etude.envs.tasks.points import PointMazeGoal, PointOpenGoal
 
 TASKS = {
     "point-open-goal": (PointOpenGoal, 200),

@@ -1,0 +1,1 @@
+"""Bodies: the mechanisms in which skills are discovered."""

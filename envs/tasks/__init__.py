@@ -1,0 +1,5 @@
+"""Downstream tasks: sparse goals that a body alone reaches seldom, and that skills should reach.
+
+Reward is paid once per goal. Goals are part of the task state, so that they travel with saved
+states, and are drawn anew in every episode by the environment's own generator.
+"""
