@@ -1,8 +1,9 @@
 """The loop that every learner runs in: collect, learn, hand a library over.
 
 One epoch is one episode in each environment, then `updates_per_epoch` updates; each update takes
-a fresh batch, moves the representation, computes the signal with it, and moves the agent. A run may
-be stopped after any step or update, and goes on from its checkpoint exactly.
+a fresh batch, moves the representation, computes the signal with it, and moves the agent. Learning
+from a dataset leaves the updates alone. A run may be stopped after any step or update, and goes on
+from its checkpoint exactly.
 
 Shapes: N environments, T steps of an episode, O observation, Z skill, D descriptor.
 """
@@ -11,8 +12,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,88 +23,17 @@ from etude import checkpoint
 from etude.agents.finite import check_observations, check_tensors
 from etude.agents.networks import Normaliser, available
 from etude.agents.replay import Batch, Record, Replay
-from etude.agents.sac import SAC, SACConfig
-from etude.config import Config, Range, replace
+from etude.agents.sac import SAC
 from etude.envs import registry
-from etude.errors import NotFiniteError, UsageError
-from etude.skills import learners, presets
-from etude.skills.learners.base import Learner, LearnerConfig, Spec
+from etude.errors import CheckpointError, NotFiniteError, UsageError
+from etude.skills import learners
+from etude.skills.dataset import Dataset
+from etude.skills.discover_config import DiscoverConfig, LoopConfig, preset, read_config
+from etude.skills.learners.base import Learner, Spec
 from etude.skills.spaces import SkillSpace
 from etude.skills.visited_starts import VisitedStarts
 
-
-@dataclass(frozen=True)
-class LoopConfig(Config):
-    """How experience is collected and used."""
-
-    num_envs: Annotated[int, Range(1, 1024)] = 8
-    """environments stepped together"""
-    episode_steps: Annotated[int, Range(1)] = 200
-    """length of a training episode, steps (METRA: 200)"""
-    updates_per_epoch: Annotated[int, Range(1)] = 50
-    """updates after each epoch of num_envs * episode_steps steps (METRA: 50 per 1600)"""
-    batch_size: Annotated[int, Range(1)] = 256
-    """transitions in a batch (METRA: 256)"""
-    replay_capacity: Annotated[int, Range(1)] = 1_000_000
-    """transitions kept (METRA: 1e6)"""
-    warmup_steps: Annotated[int, Range(0)] = 3_000
-    """steps collected before the first update (METRA: 10,000)"""
-    hold: Annotated[int, Range(0)] = 0
-    """steps after which a training skill is redrawn; 0 = held for the whole episode"""
-    visited_starts: Annotated[float, Range(0, 1)] = 0.0
-    """share of training episodes that start from a state reached before, uniform over cells"""
-
-
-@dataclass(frozen=True)
-class DiscoverConfig(Config):
-    """One run of skill discovery."""
-
-    learner: str = "metra"
-    """file name of a method in skills/learners/"""
-    env: str = "half-cheetah"
-    """environment to practise in"""
-    preset: str = "cpu"
-    """flavour of the preset the other values started from"""
-    seed: Annotated[int, Range(0)] = 0
-    """seed of networks, environments, skills and batches"""
-    steps: Annotated[int, Range(1)] = 500_000
-    """environment steps of the whole run"""
-    minutes: Annotated[float, Range(0)] = 0.0
-    """training time after which the run ends even so, evaluation not counted; 0 = no limit"""
-    method: LearnerConfig = field(default_factory=LearnerConfig)
-    """settings of the learner"""
-    agent: SACConfig = field(default_factory=SACConfig)
-    """settings of the agent"""
-    loop: LoopConfig = field(default_factory=LoopConfig)
-    """settings of collection and updates"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        epoch = self.loop.num_envs * self.loop.episode_steps
-        if self.loop.replay_capacity < max(epoch, self.loop.batch_size):
-            raise UsageError(
-                f"replay_capacity = {self.loop.replay_capacity} is too small: it must hold one "
-                f"epoch of {epoch} steps and one batch of {self.loop.batch_size}."
-            )
-        whole = -(-self.steps // epoch) * epoch  # the last epoch is not cut short
-        if self.loop.warmup_steps > whole:
-            raise UsageError(
-                f"warmup_steps = {self.loop.warmup_steps} leaves no update: choose at most "
-                f"{whole}, which is steps = {self.steps} in whole epochs, or raise steps."
-            )
-
-
-def preset(learner: str, env: str, flavour: str = "cpu") -> DiscoverConfig:
-    """The configuration that a learner's preset gives for an environment."""
-    method = learners.get(learner).Config()
-    base = DiscoverConfig(learner=learner, env=registry.spec(env).id, preset=flavour, method=method)
-    return replace(base, presets.load(learner, env, flavour))
-
-
-def read_config(data: Mapping[str, Any]) -> DiscoverConfig:
-    """The configuration stored by `to_dict`; raises `UsageError` for unknown or wrong values."""
-    learner = replace(DiscoverConfig(), {"learner": data.get("learner", "metra")}).learner
-    return replace(DiscoverConfig(learner=learner, method=learners.get(learner).Config()), data)
+__all__ = ["Callback", "DiscoverConfig", "Discovery", "LoopConfig", "preset", "read_config"]
 
 
 class Callback(Protocol):
@@ -120,7 +50,9 @@ class Discovery:
         """Set up a run; replay, networks and updates are on `device`, physics on the CPU.
 
         Raises:
-            UsageError: the environment has no normaliser, or there is no such device.
+            DatasetError: the dataset to learn from is damaged, or of another environment.
+            UsageError: the environment has no normaliser, there is no such device, or the learner
+                cannot learn from that dataset.
         """
         self.config, self.device = config, available(device)
         loop = config.loop
@@ -144,15 +76,18 @@ class Discovery:
             raise UsageError(
                 f"hold = {loop.hold} breaks off plans of {self.period} steps: choose a multiple."
             )
-        sizes = spec.obs_dim, spec.action_dim, self.space.dim
-        self.replay = Replay(loop.replay_capacity, loop.num_envs, *sizes, replay_seed, device)
+        self.dataset = self._dataset()
+        if self.dataset is None:
+            sizes = spec.obs_dim, spec.action_dim, self.space.dim
+            self.replay = Replay(loop.replay_capacity, loop.num_envs, *sizes, replay_seed, device)
+        else:
+            self.replay = self.dataset.replay(replay_seed, device)
         self.starts = VisitedStarts(self.env_spec.cell, np.random.default_rng(streams[4]))
         self.steps = self.updates = 0
         self.seconds = 0.0
         self.metrics: dict[str, float] = {}
-        self.collected = np.zeros(
-            (loop.num_envs, loop.episode_steps + 1, len(self.env_spec.descriptor))
-        )
+        episodes = 0 if self.dataset else loop.num_envs
+        self.collected = np.zeros((episodes, loop.episode_steps + 1, len(self.env_spec.descriptor)))
         self._obs = np.zeros((loop.num_envs, spec.obs_dim), np.float32)
         self._z = np.zeros((loop.num_envs, self.space.dim), np.float32)
         self._plan = np.zeros((loop.num_envs, self.period, spec.action_dim), np.float32)
@@ -177,6 +112,18 @@ class Discovery:
                 generator=torch.Generator().manual_seed(seed),
             )
         return learner.to(self.device), agent.to(self.device)
+
+    def _dataset(self) -> Dataset | None:
+        """What the run learns from instead of collecting, if that is what it does."""
+        if not self.config.dataset:
+            return None
+        dataset = Dataset.load(Path(self.config.dataset), self.env_spec)
+        if self.learner.reads_skills and dataset.space != self.space:
+            raise UsageError(
+                f"{self.config.learner} learns from what its own skills did, {self.space}, and "
+                f"dataset {dataset.path} has {dataset.space}: give one of such skills."
+            )
+        return dataset
 
     @property
     def space(self) -> SkillSpace:
@@ -227,6 +174,9 @@ class Discovery:
     def collect(self, stop: Callable[[], bool] = lambda: False) -> bool:
         """What is left of `episode_steps` steps in every environment, into the replay."""
         loop = self.config.loop
+        if self.dataset and not self._t:
+            self._t = loop.episode_steps
+            self.steps += loop.num_envs * loop.episode_steps
         while self._t < loop.episode_steps:
             if stop():
                 return False
@@ -255,8 +205,12 @@ class Discovery:
 
     def _act(self) -> np.ndarray:
         """Actions (N, A) of this step; a new plan where the last one is used up."""
-        at = self._t % self.period
-        if at == 0:
+        at, loop = self._t % self.period, self.config.loop
+        if self.steps < loop.random_steps:
+            if self._t % max(loop.hold, self.period) == 0:
+                drawn = self.rng.uniform(-1, 1, (loop.num_envs, 1, self.env_spec.action_dim))
+                self._plan = drawn.astype(np.float32).repeat(self.period, 1)
+        elif at == 0:
             self._plan = self.plan(self._obs, self._z)
         return self._plan[:, at]
 
@@ -282,7 +236,8 @@ class Discovery:
     def learn(self, stop: Callable[[], bool] = lambda: False) -> bool:
         """What is left of the epoch's updates, once the warm-up is over."""
         loop = self.config.loop
-        while self.steps >= loop.warmup_steps and self._u < loop.updates_per_epoch:
+        ready = self.dataset is not None or self.steps >= loop.warmup_steps
+        while ready and self._u < loop.updates_per_epoch:
             if stop():
                 return False
             for key, value in self._update().items():
@@ -353,10 +308,17 @@ class Discovery:
             "rng": checkpoint.generator_state(self.rng),
             "learner": self.learner.checkpoint(),
             "agent": self.agent.checkpoint() if self.agent else {},
-            "replay": self.replay.state_dict(),
+            "replay": self._replay_state(),
             "starts": self.starts.checkpoint(),
             "env": self.venv.state_dict(),
         }
+
+    def _replay_state(self) -> dict[str, Any]:
+        """The replay as a tree; of a dataset only its identity, and the generator."""
+        if self.dataset is None:
+            return self.replay.state_dict()
+        state = checkpoint.generator_state(self.replay.rng)
+        return {"dataset": self.dataset.id, "generator": state}
 
     def restore(self, tree: Mapping[str, Any]) -> None:
         """Go on from a tree made by `checkpoint`."""
@@ -373,7 +335,15 @@ class Discovery:
         self.learner.restore(tree["learner"])
         if self.agent:
             self.agent.restore(tree["agent"])
-        self.replay.load_state_dict(tree["replay"])
+        if self.dataset is None:
+            self.replay.load_state_dict(tree["replay"])
+        elif tree["replay"]["dataset"] == self.dataset.id:
+            checkpoint.set_generator_state(self.replay.rng, tree["replay"]["generator"])
+        else:
+            raise CheckpointError(
+                f"the run began with another dataset than {self.dataset.path} holds now: "
+                "put that one back."
+            )
         self.starts.restore(tree["starts"])
         self.venv.load_state_dict(tree["env"])
 

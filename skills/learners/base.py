@@ -60,6 +60,8 @@ class Learner(nn.Module, ABC):
     """what maximises the signal; None: the method has a policy of its own, `plan`"""
     signal_dim: int = 1
     entropy_in_target: ClassVar[bool] = True
+    reads_skills: ClassVar[bool] = True
+    """whether it learns from what skills did; one that does not can take any dataset"""
     space: SkillSpace
     generator: torch.Generator | None = None
     """of a method that draws numbers of its own"""
@@ -126,8 +128,11 @@ class Learner(nn.Module, ABC):
         """The method's own policy, deterministic, as a library keeps it."""
         raise NotImplementedError(f"{type(self).__name__} acts through its agent")
 
-    def export(self) -> dict[str, nn.Sequential]:
-        """Networks over the columns of `skill_obs` that go into the library beside the policy."""
+    def export(self) -> Mapping[str, nn.Sequential | MLP]:
+        """Networks that go into the library beside the policy.
+
+        A module reads the columns of `skill_obs`; an `MLP` says what it reads.
+        """
         return {}
 
     def checkpoint(self) -> dict[str, Any]:

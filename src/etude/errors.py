@@ -26,6 +26,10 @@ class CheckpointError(EtudeError):
     """A checkpoint is missing or damaged."""
 
 
+class DatasetError(EtudeError):
+    """A dataset is missing, damaged, of another format, or made in another environment."""
+
+
 class EnvContractError(EtudeError):
     """An environment breaks a rule that learning relies on."""
 

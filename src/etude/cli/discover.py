@@ -27,7 +27,7 @@ from etude.evaluate.metrics import effects
 from etude.evaluate.monitor import Monitor
 from etude.evaluate.rollouts import rollout_skills
 from etude.logger import Logger
-from etude.skills import learners, presets
+from etude.skills import dataset, learners, presets
 from etude.skills.discovery import DiscoverConfig, Discovery, preset, read_config
 from etude.skills.export import export, listed
 
@@ -46,6 +46,9 @@ class Running(Config):
     """minutes between checkpoints; 0 = only at the end or when interrupted"""
     threads: Annotated[int, Range(1)] = 1
     """threads of one update (one thread and a second run on the other core is faster overall)"""
+    save_dataset: Path | None = None
+    """folder to create at the end with the transitions that the replay then holds, from which
+    `--dataset` learns; say it again with --resume"""
     device: str = "cpu"
     """where replay and updates are: cpu, cuda or cuda:N; physics stays on the CPU"""
 
@@ -87,10 +90,13 @@ def main(argv: Sequence[str]) -> int:
     config = preset(known.learner, known.env, known.preset)
     default = Arguments(config if known.config is None else _with_file(config, known.config))
     args = tyro.cli(Arguments, default=default, args=rest, prog=f"discover {known.learner}")
+    _check_dataset(args.config, args.running)
     run = Discovery(args.config, args.running.device)
     out = args.running.out or Path("runs") / f"{args.config.env}-{args.config.learner}"
     folder = runs.new_folder(out)
     made = runs.provenance(["discover", *argv])
+    if run.dataset:  # of which the run makes no step
+        made["dataset"] = {"id": run.dataset.id, "transitions": run.dataset.steps}
     settings = {"discover": to_dict(args.config), "provenance": made}
     torch.set_num_threads(args.running.threads)
     check_room(folder, checkpoint_bytes(run))
@@ -112,6 +118,8 @@ def discover(
         return code
     from etude.cli.evaluate import report  # a second of imports, when nobody waits for them
 
+    if running.save_dataset:
+        print(f"dataset      {running.save_dataset}")
     print(f"library      {folder / LIBRARY}\nTensorBoard  tensorboard --logdir {folder}")
     print(f"report       {report(folder / LIBRARY, folder, _made(folder))}")
     return 0
@@ -156,6 +164,8 @@ def train(
             return 128 + stop.requested
         if_possible(save, run, monitor, folder, written)
     keep(run, folder, monitor)
+    if running.save_dataset:
+        dataset.write(running.save_dataset, run.replay, run.env_spec, run.space, _made(folder))
     return 0
 
 
@@ -218,6 +228,18 @@ def _with_file(config: DiscoverConfig, path: Path) -> DiscoverConfig:
     return replace(config, values)
 
 
+def _check_dataset(config: DiscoverConfig, running: Running) -> None:
+    """Refuse, before training, a dataset that could not be written after it."""
+    if running.save_dataset is None:
+        return
+    dataset.check_new(running.save_dataset)
+    if config.dataset:
+        raise UsageError(
+            f"a run that learns from {config.dataset} collects nothing that could be saved: leave "
+            "out --save-dataset."
+        )
+
+
 def _made(folder: Path) -> dict[str, Any]:
     """What made the run."""
     return dict(json.loads((folder / "config.json").read_text())["provenance"])
@@ -235,6 +257,7 @@ def _resume(folder: Path, rest: Sequence[str]) -> int:
     running = tyro.cli(
         Running, default=Running(out=folder), args=list(rest), prog="discover --resume"
     )
+    _check_dataset(config, running)
     torch.set_num_threads(running.threads)
     run = Discovery(config, running.device)
     written: Written = {}

@@ -27,7 +27,7 @@ def checkpoint_bytes(run: Discovery) -> int:
     The rows stand in files that the checkpoints share; everything else is in each of them.
     """
     replay, steps = run.replay, run.config.steps
-    rows = min(replay.capacity, steps)
+    rows = 0 if run.dataset else min(replay.capacity, steps)
     row = sum(replay.widths) * np.dtype(np.float32).itemsize
     nets = [module.state_dict() for module in (run.agent, run.learner) if module]
     each = ADAM * sum(value.nbytes for net in nets for value in net.values())

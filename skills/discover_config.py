@@ -1,0 +1,93 @@
+"""The settings of a run of discovery, and the presets that they start from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from etude.agents.sac import SACConfig
+from etude.config import Config, Range, replace
+from etude.envs import registry
+from etude.errors import UsageError
+from etude.skills import learners, presets
+from etude.skills.learners.base import LearnerConfig
+
+
+@dataclass(frozen=True)
+class LoopConfig(Config):
+    """How experience is collected and used."""
+
+    num_envs: Annotated[int, Range(1, 1024)] = 8
+    """environments stepped together"""
+    episode_steps: Annotated[int, Range(1)] = 200
+    """length of a training episode, steps (METRA: 200)"""
+    updates_per_epoch: Annotated[int, Range(1)] = 50
+    """updates after each epoch of num_envs * episode_steps steps (METRA: 50 per 1600)"""
+    batch_size: Annotated[int, Range(1)] = 256
+    """transitions in a batch (METRA: 256)"""
+    replay_capacity: Annotated[int, Range(1)] = 1_000_000
+    """transitions kept (METRA: 1e6)"""
+    warmup_steps: Annotated[int, Range(0)] = 3_000
+    """steps collected before the first update (METRA: 10,000)"""
+    hold: Annotated[int, Range(0)] = 0
+    """steps after which a training skill is redrawn; 0 = held for the whole episode"""
+    visited_starts: Annotated[float, Range(0, 1)] = 0.0
+    """share of training episodes that start from a state reached before, uniform over cells"""
+    random_steps: Annotated[int, Range(0)] = 0
+    """steps at first with uniform actions, each held for `hold` steps (0: for one)"""
+
+
+@dataclass(frozen=True)
+class DiscoverConfig(Config):
+    """One run of skill discovery."""
+
+    learner: str = "metra"
+    """file name of a method in skills/learners/"""
+    env: str = "half-cheetah"
+    """environment to practise in"""
+    preset: str = "cpu"
+    """flavour of the preset the other values started from"""
+    seed: Annotated[int, Range(0)] = 0
+    """seed of networks, environments, skills and batches"""
+    steps: Annotated[int, Range(1)] = 500_000
+    """environment steps of the whole run"""
+    minutes: Annotated[float, Range(0)] = 0.0
+    """training time after which the run ends even so, evaluation not counted; 0 = no limit"""
+    dataset: str = ""
+    """folder of a dataset to learn from, with no environment step of its own: an epoch is then only
+    its updates, and `steps` those that would have been collected meanwhile; empty = collect"""
+    method: LearnerConfig = field(default_factory=LearnerConfig)
+    """settings of the learner"""
+    agent: SACConfig = field(default_factory=SACConfig)
+    """settings of the agent"""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    """settings of collection and updates"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        epoch = self.loop.num_envs * self.loop.episode_steps
+        if self.loop.replay_capacity < max(epoch, self.loop.batch_size):
+            raise UsageError(
+                f"replay_capacity = {self.loop.replay_capacity} is too small: it must hold one "
+                f"epoch of {epoch} steps and one batch of {self.loop.batch_size}."
+            )
+        whole = -(-self.steps // epoch) * epoch  # the last epoch is not cut short
+        if self.loop.warmup_steps > whole:
+            raise UsageError(
+                f"warmup_steps = {self.loop.warmup_steps} leaves no update: choose at most "
+                f"{whole}, which is steps = {self.steps} in whole epochs, or raise steps."
+            )
+
+
+def preset(learner: str, env: str, flavour: str = "cpu") -> DiscoverConfig:
+    """The configuration that a learner's preset gives for an environment."""
+    method = learners.get(learner).Config()
+    base = DiscoverConfig(learner=learner, env=registry.spec(env).id, preset=flavour, method=method)
+    return replace(base, presets.load(learner, env, flavour))
+
+
+def read_config(data: Mapping[str, Any]) -> DiscoverConfig:
+    """The configuration stored by `to_dict`; raises `UsageError` for unknown or wrong values."""
+    learner = replace(DiscoverConfig(), {"learner": data.get("learner", "metra")}).learner
+    return replace(DiscoverConfig(learner=learner, method=learners.get(learner).Config()), data)
