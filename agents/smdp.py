@@ -7,9 +7,11 @@ every decision carries its own discount, reported by the environment as
 `info["skill"] = {"duration": tau, "discount": gamma^tau}`:
 
 - SAC, TD3 and DQN multiply the bootstrap by a batch's `discounts` if there are any (SB3 >= 2.7,
-  made for n-step returns); `SMDPReplayBuffer` fills them in.
+  made for n-step returns), as do TQC, QR-DQN and CrossQ of sb3-contrib; `SMDPReplayBuffer` fills
+  them in, and `EveryStepReplayBuffer` learns from every step of a decision.
 - PPO and A2C read a rollout buffer; `SMDPRolloutBuffer` estimates advantages with one discount per
   decision, handed over by `DurationCallback` (SB3 calls callbacks just before it fills the buffer).
+  For MaskablePPO of sb3-contrib, `maskable_rollout_buffer` does the same with masks.
 
 Shapes: T decisions of a rollout, N environments, B batch.
 """
@@ -17,10 +19,12 @@ Shapes: T decisions of a rollout, N environments, B batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
@@ -109,6 +113,64 @@ class SMDPReplayBuffer(ReplayBuffer):
         return ReplayBufferSamples(*(self.to_torch(np.asarray(x)) for x in (*rows, *columns)))
 
 
+class EveryStepReplayBuffer(SMDPReplayBuffer):
+    """A replay buffer with a transition from every step of a decision to its end.
+
+    What the skill earns from step j on is as good a sample as what it earns from the first, so a
+    decision of tau steps gives tau transitions with discounts gamma^(tau - j) (HSD-3: Gehring et
+    al. 2021, "Hierarchical Skills for Efficient Exploration", arXiv:2110.10809). The observation
+    holds how far the decision has got; the policy is only asked at its beginning.
+
+    The environment must be made with `every_step`; `buffer_size` counts transitions of all.
+
+    Deviation: SB3 improves the policy at all observations of a batch, so also where it is not
+    asked; HSD-3 does at the beginnings only.
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        device: torch.device | str = "auto",
+        n_envs: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        # Decisions differ in their number of steps, so all environments share one column.
+        super().__init__(buffer_size, observation_space, action_space, device, 1, **kwargs)
+
+    def add(
+        self,
+        obs: np.ndarray,
+        next_obs: np.ndarray,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """Store all steps of one decision of every environment."""
+        within = skill_entries(infos, "within")
+        steps = [len(path["reward"]) for path in within]
+        at = (self.total + np.arange(sum(steps))) % self.buffer_size
+        width = self.actions.shape[-1]
+        cut = np.array([info.get("TimeLimit.truncated", False) for info in infos])
+        for column, name in (
+            (self.observations, "obs"),
+            (self.rewards, "reward"),
+            (self.discounts, "discount"),
+        ):
+            column[at, 0] = np.concatenate([path[name] for path in within])
+        for column, rows in (
+            (self.next_observations, next_obs),
+            (self.actions, np.asarray(action).reshape(-1, width)),
+            (self.dones, done),
+            (self.timeouts, cut if self.handle_timeout_termination else np.zeros_like(cut)),
+        ):
+            column[at, 0] = np.repeat(rows, steps, axis=0)
+        self.total += sum(steps)
+        self.pos, self.full = self.total % self.buffer_size, self.total >= self.buffer_size
+
+
 class SMDPRolloutBuffer(RolloutBuffer):
     """A rollout buffer whose advantages use gamma^tau of every decision; for PPO and A2C.
 
@@ -135,8 +197,9 @@ class SMDPRolloutBuffer(RolloutBuffer):
         episode_start: np.ndarray,
         value: torch.Tensor,
         log_prob: torch.Tensor,
+        **masks: Any,
     ) -> None:
-        """Store one decision of every environment."""
+        """Store one decision of every environment, with its masks where there are any."""
         if self._announced is None:
             raise UsageError(
                 "SMDPRolloutBuffer knows no durations: pass DurationCallback() to learn."
@@ -147,7 +210,7 @@ class SMDPRolloutBuffer(RolloutBuffer):
         # Where a time limit cut the episode, SB3 has added gamma V(final observation) with the
         # model's one gamma; the decision was cut too, so it is its own discount that counts.
         reward = earned + (reward - earned) * (discounts / self.gamma)
-        super().add(obs, action, reward, episode_start, value, log_prob)
+        super().add(obs, action, reward, episode_start, value, log_prob, **masks)
 
     def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: np.ndarray) -> None:
         """GAE (Schulman et al. 2016) with delta_t = R_t + gamma^tau_t V_{t+1} - V_t."""
@@ -160,6 +223,27 @@ class SMDPRolloutBuffer(RolloutBuffer):
             advantage = deltas[t] + self.gae_lambda * carried[t] * advantage
             self.advantages[t] = advantage
         self.returns = self.advantages + self.values
+
+
+@cache
+def maskable_rollout_buffer() -> type[SMDPRolloutBuffer]:
+    """The `SMDPRolloutBuffer` of sb3-contrib's MaskablePPO.
+
+    Raises:
+        UsageError: sb3-contrib is not installed; it is an extra.
+    """
+    try:
+        from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
+    except ModuleNotFoundError as missing:
+        raise UsageError(
+            "MaskablePPO is part of sb3-contrib, which is not installed: "
+            "pip install 'etude-rl[contrib]'."
+        ) from missing
+
+    class MaskableSMDPRolloutBuffer(SMDPRolloutBuffer, MaskableRolloutBuffer):
+        """Discounts and masks of every decision."""
+
+    return MaskableSMDPRolloutBuffer
 
 
 class DurationCallback(BaseCallback):
@@ -211,6 +295,8 @@ def skill_entries(infos: Infos, key: str) -> np.ndarray:
     try:
         return np.array([info["skill"][key] for info in infos])
     except KeyError as missing:
+        how = " with every_step=True" if key == "within" else ""
         raise UsageError(
-            f"the environment reports no {missing} in its info: wrap it in SkillEnv or SkillVecEnv."
+            f"the environment reports no {missing} in its info: wrap it in SkillEnv or "
+            f"SkillVecEnv{how}."
         ) from None

@@ -141,7 +141,8 @@ def third_party_owners(sources: Sequence[Source]) -> Iterator[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     groups = [project["dependencies"], *project["optional-dependencies"].values()]
     names = (re.split(r"[\[<>=;~ ]", line)[0] for group in groups for line in group)
-    ours = (n.replace("scikit-learn", "sklearn").replace("-", "_") for n in names)
+    others = {"scikit-learn": "sklearn", "automata-lib": "automata"}  # imported by another name
+    ours = (others.get(n, n).replace("-", "_") for n in names)
     known = {"etude", *sys.stdlib_module_names, *ours}
     for source in (s for s in sources if s.in_package):
         for line, name in imported(ast.walk(source.tree)):
