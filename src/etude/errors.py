@@ -41,6 +41,10 @@ class NotFiniteError(EtudeError):
     """what led to it, as a tree of arrays that a checkpoint can hold"""
 
 
+class ImpossibleError(EtudeError):
+    """A figure exceeds what any skills can reach: the method or the measurement is at fault."""
+
+
 class Stopped(Exception):
     """The user asked to stop, and what was going on is left unfinished."""
 
