@@ -25,6 +25,7 @@ from etude.evaluate.rollouts import TASK_EPISODES, rollout_task
 from etude.skills.compose import ComposeConfig, Trained, compose, flat
 from etude.skills.controllers.base import Controller
 from etude.skills.controllers.goal_direction import GoalDirectionController
+from etude.skills.controllers.planner import PlannerController
 from etude.skills.controllers.random import RandomController
 from etude.skills.library import SkillLibrary
 from etude.skills.spaces import Discrete
@@ -216,6 +217,12 @@ def _zero_shot(spec: TrialSpec, library: SkillLibrary, **_: Keeper) -> Found:
     return Found(LibraryLevel(library), controller, 1)
 
 
+def _planner(spec: TrialSpec, library: SkillLibrary, **_: Keeper) -> Found:
+    k = spec.config.k
+    controller = PlannerController(library, registry.spec(spec.task), k, spec.config.seed)
+    return Found(LibraryLevel(library), controller, k)
+
+
 def _best_skill(spec: TrialSpec, library: SkillLibrary, **_: Keeper) -> Found:
     """Successive episodes for each candidate within the budget; the best mean return wins."""
     space, level, k = library.space, LibraryLevel(library), spec.config.k
@@ -250,4 +257,5 @@ ARMS = {
         _zero_shot,
         seeded=False,
     ),
+    "planner": Arm("plans skills for k steps each with the library's dynamics", _planner),
 }

@@ -64,7 +64,9 @@ def _contents(
     config = run.config
     fields = config.method.skill_obs or None
     encoders = {
-        key: MLP(linear_layers(net), inputs=("obs",), input_fields=fields)
+        key: net
+        if isinstance(net, MLP)
+        else MLP(linear_layers(net), inputs=("obs",), input_fields=fields)
         for key, net in run.learner.export().items()
     }
     skills = listed(run.space)

@@ -24,7 +24,7 @@ from etude.errors import LibraryError, UsageError, nearest, unknown
 from etude.skills import library_files
 from etude.skills.library_card import flat_row
 from etude.skills.library_data import Contents, SetData, body_fields, differences
-from etude.skills.mlp import MLP, RawMLP, describe_fields
+from etude.skills.mlp import MLP, describe_fields
 from etude.skills.spaces import Array, Discrete, SkillSpace
 
 __all__ = ["MLP", "SetData", "SkillLibrary", "SkillPolicy", "merge", "subset", "write", "zoo_names"]
@@ -48,10 +48,9 @@ class SkillLibrary:
         self.data = sets[set] if set is not None else contents.sets[0]
         self.fields = body_fields(contents.env)
         """Names and widths of the raw observation that `act` takes."""
-        nets = {"": self.data.policy, **self.data.encoders}
-        raw = {key: self.data.on_raw(net, self.fields) for key, net in nets.items()}
-        self._policy: RawMLP = raw.pop("")
-        self._encoders = raw
+        self._policy = self.data.on_raw(self.data.policy, self.fields)
+        self.encoders = {k: self.data.on_raw(n, self.fields) for k, n in self.data.encoders.items()}
+        """Networks beside the policy, by name; they take raw body observations."""
 
     @classmethod
     def load(
@@ -173,12 +172,12 @@ class SkillLibrary:
         Raises:
             LibraryError: the set has no encoder "phi".
         """
-        if PHI not in self._encoders:
+        if PHI not in self.encoders:
             raise LibraryError(
                 f'set "{self.set}" of library {self.name} has no encoder "{PHI}", which '
                 f"{self.learner} does not learn: choose one learnt by a metric method."
             )
-        return self._encoders[PHI](obs)
+        return self.encoders[PHI](obs)
 
     def goal_skill(self, obs: ArrayLike, goal: ArrayLike) -> Array:
         """The skill (B, Z) that leads from `obs` towards `goal` (both (B, O)), without learning.
@@ -386,7 +385,7 @@ def _keep(data: SetData, kept: list[int]) -> SetData:
             weight, bias = layers[0]
             known = len(weight) - n
             layers[0] = (np.concatenate((weight[:known], weight[known:][kept])), bias)
-        if net is not data.policy and net.sizes[-1] == n:
+        if net is not data.policy and net.sizes[-1] == n and net.output_fields is None:
             weight, bias = layers[-1]
             layers[-1] = (weight[:, kept], bias[kept])
         return dataclasses.replace(net, weights=layers)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from etude.errors import UsageError
+from etude.skills.dynamics import SkillDynamics
 from etude.skills.mlp import MLP, RawMLP
 from etude.skills.spaces import Array, SkillSpace
 
@@ -94,8 +95,12 @@ class SetData:
             )
         if any(net.period > 1 for net in self.encoders.values()):
             raise UsageError(f'set "{self.name}": an encoder makes no plan of actions.')
+        if self.policy.output_fields is not None:
+            raise UsageError(f'set "{self.name}": the policy predicts, it does not act.')
         for net in (self.policy, *self.encoders.values()):
-            self.on_raw(net, fields).check()
+            (raw := self.on_raw(net, fields)).check()
+            if net.output_fields is not None:
+                SkillDynamics(raw)
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,7 +40,7 @@ from etude.skills.library_json import only, parse, printable, reading, word
 from etude.skills.mlp import ACTIVATIONS, MLP, OUTPUTS
 from etude.skills.spaces import Array, SkillSpace
 
-SCHEMA = (1, 1)  # 1.1: policies of kind "open_loop"
+SCHEMA = (1, 2)  # 1.1: policies of kind "open_loop"; 1.2: encoders of kind "dynamics"
 INDEX, SKILLS, CARD, MANIFEST = "library.json", "skills.jsonl", "README.md", "MANIFEST.json"
 WEIGHTS, ENCODERS = "weights.safetensors", "encoders.safetensors"
 NORMALISER, GOLDEN = "normaliser.safetensors", "golden.safetensors"
@@ -62,8 +62,8 @@ MAX_GOLDEN_ROWS = 1024  # few bytes of observations may make a wide network need
 INDEX_ENTRIES = {"schema", "name", "env", "sets", "provenance", "parents"}
 SET_ENTRIES = {"name", "learner", "config", "space", POLICY, "encoders", "metrics"}
 NET_ENTRIES = {"kind", "sizes", "activation", "output", "inputs", "input_fields"}
-PLAN_ENTRIES = {"knots", "hold"}
-KINDS = {"mlp": NET_ENTRIES, "open_loop": NET_ENTRIES | PLAN_ENTRIES}
+KINDS = {"mlp": set[str](), "open_loop": {"knots", "hold"}, "dynamics": {"output_fields"}}
+"""Kinds of networks, and the entries that each has beside those of all."""
 
 Tensors = dict[str, Array]
 
@@ -237,7 +237,7 @@ def _check_entries(index: Mapping[str, Any]) -> None:
         only("a set", head, SET_ENTRIES)
         only("a skill space", head["space"], {"kind", "dim"})
         for net in (head[POLICY], *head["encoders"].values()):
-            only("a network", net, KINDS.get(str(net["kind"]), NET_ENTRIES))
+            only("a network", net, NET_ENTRIES | KINDS.get(str(net["kind"]), set()))
 
 
 def _tensors(path: Path, data: bytes) -> Tensors:
@@ -289,12 +289,14 @@ def _set(
 
 def _check_net(prefix: str, spec: Mapping[str, Any]) -> None:
     """Raise ValueError unless the words of an architecture are short, known and distinct."""
-    word(f"the kind of {prefix}", spec["kind"], {*KINDS})
+    acting = prefix.endswith(f"/{POLICY}")
+    word(f"the kind of {prefix}", spec["kind"], {*KINDS} - ({"dynamics"} if acting else set()))
     word("activation", spec["activation"], {*ACTIVATIONS})
     word("output", spec["output"], {*OUTPUTS})
-    chosen = [word(f"an input field of {prefix}", field) for field in spec["input_fields"] or ()]
-    if len(set(chosen)) < len(chosen):
-        raise ValueError(f"{prefix} reads an input field twice")
+    for what, named in (("reads an input", "input_fields"), ("predicts a", "output_fields")):
+        chosen = [word(f"a field of {prefix}", field) for field in spec.get(named) or ()]
+        if len(set(chosen)) < len(chosen):
+            raise ValueError(f"{prefix} {what} field twice")
 
 
 def _mlp(spec: Mapping[str, Any], tensors: Tensors, prefix: str) -> MLP:
@@ -309,7 +311,7 @@ def _mlp(spec: Mapping[str, Any], tensors: Tensors, prefix: str) -> MLP:
         output=spec["output"],
         inputs=tuple(spec["inputs"]),
         input_fields=None if chosen is None else tuple(chosen),
-        **{key: spec[key] for key in PLAN_ENTRIES if key in spec},
+        **{key: spec[key] for key in set().union(*KINDS.values()) & spec.keys()},
     )
     if net.to_json()["kind"] != spec["kind"]:
         raise ValueError(f'{prefix} plans {net.period} steps, which kind "{spec["kind"]}" does not')
@@ -368,8 +370,9 @@ def _encode(contents: Contents) -> dict[str, bytes]:
 
 def _schema(contents: Contents) -> str:
     """The oldest format that has what these contents need."""
-    minor = 1 if any(data.policy.period > 1 for data in contents.sets) else 0
-    return f"{SCHEMA[0]}.{minor}"
+    nets = [net for data in contents.sets for net in (data.policy, *data.encoders.values())]
+    minors = {"mlp": 0, "open_loop": 1, "dynamics": 2}
+    return f"{SCHEMA[0]}.{max(minors[net.to_json()['kind']] for net in nets)}"
 
 
 def _head(data: SetData) -> dict[str, Any]:

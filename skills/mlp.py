@@ -46,6 +46,8 @@ class MLP:
     """Actions that the outputs hold, one after the other: more than one for an open-loop plan."""
     hold: int = 1
     """Steps for which each of these actions is held."""
+    output_fields: tuple[str, ...] | None = None
+    """Of skill dynamics (`dynamics.py`): the observation fields whose changes they predict."""
 
     def __post_init__(self) -> None:
         for kind, value, allowed in (
@@ -67,6 +69,8 @@ class MLP:
             tuple(np.ascontiguousarray(p, np.float32) for p in layer) for layer in self.weights
         ]
         object.__setattr__(self, "weights", tuple(layers))
+        if self.output_fields is not None:
+            object.__setattr__(self, "output_fields", tuple(self.output_fields))
         width = None
         for i, (weight, bias) in enumerate(self.weights):
             _check_layer(i, weight, bias, width)
@@ -103,15 +107,19 @@ class MLP:
 
     def to_json(self) -> dict[str, Any]:
         """The architecture, without the weights."""
-        plan = {"knots": self.knots, "hold": self.hold}
+        kind, more = "mlp", dict[str, Any]()
+        if self.period > 1:
+            kind, more = "open_loop", {"knots": self.knots, "hold": self.hold}
+        elif self.output_fields is not None:
+            kind, more = "dynamics", {"output_fields": list(self.output_fields)}
         return {
-            "kind": "mlp" if self.period == 1 else "open_loop",
+            "kind": kind,
             "sizes": list(self.sizes),
             "activation": self.activation,
             "output": self.output,
             "inputs": list(self.inputs),
             "input_fields": None if self.input_fields is None else list(self.input_fields),
-            **({} if self.period == 1 else plan),
+            **more,
         }
 
     def fresh(self, rng: np.random.Generator) -> MLP:

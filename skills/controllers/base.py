@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from etude.envs.spec import EnvSpec
+from etude.errors import UsageError
 
 GOAL = "goal"  # the task field that holds a place, in descriptor coordinates
 REACH = ("goal_reach", "goal_spread")  # constants of a task that say how far goals lie, m
@@ -27,6 +28,22 @@ class Controller(Protocol):
 
     def act(self, obs: np.ndarray) -> np.ndarray:
         """The skills (N, Z) to hold next, at raw observations (N, O)."""
+
+
+def goal_and_place(env_spec: EnvSpec, who: str) -> tuple[slice, list[int]]:
+    """Columns of the task's goal, and of the body's place in the same coordinates.
+
+    Raises:
+        UsageError: the task has no goal that the controller called `who` could go to.
+    """
+    at = env_spec.slices()
+    places = [name for name in env_spec.descriptor if name in at]
+    if GOAL not in env_spec.task_fields or at[GOAL].stop - at[GOAL].start != len(places):
+        raise UsageError(
+            f'the {who} controller needs a field "{GOAL}" with {", ".join(env_spec.descriptor)},'
+            f' which "{env_spec.id}" does not have: choose a task with a goal.'
+        )
+    return at[GOAL], [at[name].start for name in places]
 
 
 @dataclass(frozen=True)

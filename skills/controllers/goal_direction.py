@@ -12,8 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from etude.envs.spec import EnvSpec
-from etude.errors import UsageError
-from etude.skills.controllers.base import GOAL
+from etude.skills.controllers.base import goal_and_place
 from etude.skills.library import SkillLibrary
 
 
@@ -21,15 +20,8 @@ class GoalDirectionController:
     """Follows the task's goal field; asked every step or every k steps alike."""
 
     def __init__(self, library: SkillLibrary, env_spec: EnvSpec, seed: int = 0) -> None:
-        at = env_spec.slices()
-        places = [name for name in env_spec.descriptor if name in at]
-        if GOAL not in env_spec.task_fields or at[GOAL].stop - at[GOAL].start != len(places):
-            raise UsageError(
-                f'the goal controller needs a field "{GOAL}" with {", ".join(env_spec.descriptor)},'
-                f' which "{env_spec.id}" does not have: choose a task with a goal.'
-            )
-        self._library, self._goal, self._body = library, at[GOAL], env_spec.body_dim
-        self._place = [at[name].start for name in places]
+        self._goal, self._place = goal_and_place(env_spec, "goal")
+        self._library, self._body = library, env_spec.body_dim
 
     def reset(self, obs: np.ndarray) -> None:
         """Nothing is remembered between decisions."""

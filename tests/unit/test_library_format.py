@@ -173,7 +173,7 @@ def test_what_this_format_does_not_know_is_not_passed_over(
 ) -> None:
     edit_index(folder, change)
     refused(folder, match)
-    edit_index(folder, lambda index: index.update(schema="1.2"))
+    edit_index(folder, lambda index: index.update(schema="1.3"))
     SkillLibrary.load(folder, allow_newer=True)
 
 
@@ -181,11 +181,11 @@ def test_what_this_format_does_not_know_is_not_passed_over(
     ("schema", "match"),
     [
         (
-            "1.2",
-            "format 1.2 cannot be read by this version, which reads 1.1: install a newer etude",
+            "1.3",
+            "format 1.3 cannot be read by this version, which reads 1.2: install a newer etude",
         ),
-        ("0.0", "reads 1.1: write it again"),
-        ("0.9", "reads 1.1: write it again"),
+        ("0.0", "reads 1.2: write it again"),
+        ("0.9", "reads 1.2: write it again"),
         ("2.0", "install a newer etude"),
         ("1.0.0", "malformed"),
     ],
