@@ -6,19 +6,35 @@ environment that is made.
 
 import gymnasium
 
-GYMNASIUM_IDS = {
-    "etude/Ant-v0": ("ant", 200),
-    "etude/HalfCheetah-v0": ("half-cheetah", 200),
-    "etude/PointOpen-v0": ("point-open", 200),
-    "etude/PointMazeU-v0": ("point-maze-u", 300),
-    "etude/PointMazeLarge-v0": ("point-maze-large", 600),
-    "etude/PointOpenGoal-v0": ("point-open-goal", 200),
-    "etude/PointMazeUGoal-v0": ("point-maze-u-goal", 300),
-    "etude/PointMazeLargeGoal-v0": ("point-maze-large-goal", 600),
-    "etude/HalfCheetahGoal-v0": ("half-cheetah-goal", 200),
-    "etude/AntMultiGoal-v0": ("ant-multi-goal", 200),
+_CHANGED = (*(f"gravity-{n}" for n in (25, 50, 200, 500)), *(f"actuator-{n}" for n in (0, 30, 60)))
+LIMITS = {
+    "ant": 200,
+    "half-cheetah": 200,
+    "point-open": 200,
+    "point-maze-u": 300,
+    "point-maze-large": 600,
+    "point-open-goal": 200,
+    "point-maze-u-goal": 300,
+    "point-maze-large-goal": 600,
+    "half-cheetah-goal": 200,
+    "half-cheetah-hurdle-metra": 200,
+    "half-cheetah-hurdle-psd": 300,
+    "half-cheetah-hurdle-diayn": 1000,
+    "ant-multi-goal": 200,
+    "ant-multi-goal-leg-60": 200,
+    "ant-waypoints": 1000,
+    "ant-waypoints-gear-30": 1000,
+    "ant-maze-u": 700,
+    "ant-maze-large": 1000,
+    **{f"{body}-{change}": 200 for body in ("ant", "half-cheetah") for change in _CHANGED},
 }
-"""Gymnasium's name -> our id and the time limit of an episode in steps."""
+"""Our id -> the time limit of an episode in steps."""
+
+GYMNASIUM_IDS = {
+    "etude/" + "".join(word.capitalize() for word in env_id.split("-")) + "-v0": (env_id, limit)
+    for env_id, limit in LIMITS.items()
+}
+"""Gymnasium's name, such as "etude/HalfCheetahGoal-v0" -> our id and the time limit."""
 
 
 def register() -> None:

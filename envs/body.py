@@ -20,6 +20,18 @@ from etude.envs.spec import EnvSpec
 
 
 @dataclass(frozen=True)
+class Mark:
+    """A disc that is only seen, such as the place of a goal."""
+
+    place: tuple[float, float, float]
+    """Its centre, m."""
+    radius: float
+    """m."""
+    colour: tuple[float, float, float, float] = (1.0, 0.83, 0.23, 0.6)
+    """Red, green, blue, opacity."""
+
+
+@dataclass(frozen=True)
 class View:
     """Rows of the simulator, float64; treat them as read-only."""
 
@@ -82,7 +94,8 @@ class Body(ABC):
 class Task(ABC):
     """Goals on top of a body: extra fields, a (sparse) reward and perhaps an ending.
 
-    A task's reward takes the place of the body's.
+    A task's reward takes the place of the body's. A task that wants more than the state tells, such
+    as the body's own reward, adds it in `dense`.
     """
 
     spec: EnvSpec
@@ -109,3 +122,11 @@ class Task(ABC):
         Returns:
             Reward (n,), terminated (n,) bool, success (n,) bool.
         """
+
+    def dense(self, before: View, after: View, action: np.ndarray) -> np.ndarray:
+        """Reward beside that of `step`, for the way there: (n,), by default nothing."""
+        return np.zeros(len(action))
+
+    def marks(self, state: np.ndarray) -> list[Mark]:
+        """What a picture shows of one task state (S,), by default nothing."""
+        return []

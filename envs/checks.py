@@ -80,8 +80,9 @@ def _check_spec(venv: BatchedEnv) -> None:
     spec = venv.env_spec
     _require(
         venv,
-        (spec.id == spec.body) == (not spec.task_fields),
-        "a body has its own id as body and no task fields, a task has another's and some",
+        spec.changes if spec.id != spec.body else not spec.task_fields,
+        "a body has its own id as body and no task fields, a task has another's and says what it "
+        "changes",
     )
     if spec.body in registry.bodies():
         body = registry.spec(spec.body)

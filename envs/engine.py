@@ -188,6 +188,7 @@ class BatchedEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             reward[rows] = self._body.reward(before.only(rows), view, action)
         else:
             reward[rows], ended, self._success[rows] = self._step_task(view, rows)
+            reward[rows] += self._task.dense(before.only(rows), view, action)
             terminated[rows] |= ended
         if self.max_steps:
             truncated[rows] |= self.elapsed[rows] >= self.max_steps
@@ -206,7 +207,9 @@ class BatchedEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         Raises:
             UsageError: this process has no OpenGL platform to draw with.
         """
-        return self._painter.draw(self._batch.get_data(i), width, height)
+        marks = self._task.marks(self._task_state[i]) if self._task else []
+        shown = self._batch.get_data(i), width, height
+        return self._painter.draw(*shown, marks) if marks else self._painter.draw(*shown)
 
     def close_extras(self, **_: Any) -> None:
         """Free the renderer."""

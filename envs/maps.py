@@ -1,4 +1,4 @@
-"""Mazes as text: versioned ASCII maps with cells of one metre.
+"""Mazes as text: versioned ASCII maps with cells of one metre, or of another size.
 
 `#` is wall, `.` is free, `S` marks the start and `G` the goal. The map's centre is the origin, x
 grows to the right and y upwards, so that the picture in this file is the picture seen from above.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,6 +26,8 @@ class Map:
     name: str
     version: int
     rows: tuple[str, ...]
+    cell: float = 1.0
+    """Edge of a cell."""
 
     def __post_init__(self) -> None:
         edge = self.rows[0] + self.rows[-1] + "".join(row[0] + row[-1] for row in self.rows)
@@ -35,13 +37,20 @@ class Map:
 
     @property
     def sha256(self) -> str:
-        """Hash of the drawing."""
-        return hashlib.sha256("\n".join(self.rows).encode()).hexdigest()
+        """Hash of the drawing, and of the cell's size unless it is one metre."""
+        scale = () if self.cell == 1 else (f"{self.cell:g}",)
+        return hashlib.sha256("\n".join((*self.rows, *scale)).encode()).hexdigest()
 
     @property
-    def size(self) -> tuple[int, int]:
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns, outer walls included."""
+        return len(self.rows), len(self.rows[0])
+
+    @property
+    def size(self) -> tuple[float, float]:
         """Width (x) and height (y), outer walls included."""
-        return len(self.rows[0]), len(self.rows)
+        rows, columns = self.shape
+        return columns * self.cell, rows * self.cell
 
     @property
     def start(self) -> tuple[float, float]:
@@ -67,24 +76,25 @@ class Map:
 
     def free_cells(self) -> list[Cell]:
         """All cells that are no wall, row by row."""
-        width, height = self.size
-        return [(r, c) for r in range(height) for c in range(width) if self.is_free(r, c)]
+        rows, columns = self.shape
+        return [(r, c) for r in range(rows) for c in range(columns) if self.is_free(r, c)]
 
     def cell_centre(self, row: int, col: int) -> tuple[float, float]:
         """The point in the middle of a cell."""
-        width, height = self.size
-        return col + 0.5 - width / 2, height / 2 - row - 0.5
+        rows, columns = self.shape
+        return (col + 0.5 - columns / 2) * self.cell, (rows / 2 - row - 0.5) * self.cell
 
     def cell_at(self, x: float, y: float) -> Cell:
         """The cell that holds a point."""
-        width, height = self.size
-        return int(np.floor(height / 2 - y)), int(np.floor(x + width / 2))
+        rows, columns = self.shape
+        row, col = rows / 2 - y / self.cell, x / self.cell + columns / 2
+        return int(np.floor(row)), int(np.floor(col))
 
     def walls(self) -> list[Box]:
         """The wall cells merged into few disjoint boxes: few pairs for the collision engine."""
-        width, height = self.size
-        left = {(r, c) for r in range(height) for c in range(width) if not self.is_free(r, c)}
-        boxes = []
+        rows, columns = self.shape
+        left = {(r, c) for r in range(rows) for c in range(columns) if not self.is_free(r, c)}
+        boxes: list[Box] = []
         while left:
             row, col = min(left)
             right, bottom = col, row
@@ -93,14 +103,15 @@ class Map:
             while all((bottom + 1, c) in left for c in range(col, right + 1)):
                 bottom += 1
             left -= {(r, c) for r in range(row, bottom + 1) for c in range(col, right + 1)}
-            x0, y1 = col - width / 2, height / 2 - row
-            boxes.append((x0, y1 - (bottom - row + 1), x0 + (right - col + 1), y1))
+            x0, y1 = col - columns / 2, rows / 2 - row
+            box = (x0, y1 - (bottom - row + 1), x0 + (right - col + 1), y1)
+            west, south, east, north = (edge * self.cell for edge in box)
+            boxes.append((west, south, east, north))
         return boxes
 
     def distances(self, goal: Cell) -> np.ndarray:
         """Cells to walk from every cell to `goal`, (rows, columns); inf where there is no way."""
-        width, height = self.size
-        steps = np.full((height, width), np.inf)
+        steps = np.full(self.shape, np.inf)
         steps[goal] = 0
         queue = deque([goal])
         while queue:
@@ -147,3 +158,9 @@ MAZE_LARGE = Map(
     ),
 )
 """15 m of way with six turns and four dead ends; no straight part is longer than 4 m."""
+
+ANT_MAZE_U = replace(MAZE_U, name="ant-maze-u", cell=4.0)
+"""The U for a robot: corridors of 4 m, 24 m of way."""
+
+ANT_MAZE_LARGE = replace(MAZE_LARGE, name="ant-maze-large", cell=4.0)
+"""The large maze for a robot: corridors of 4 m, 60 m of way."""

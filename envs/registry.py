@@ -49,7 +49,30 @@ TASKS: dict[str, Callable[[], Task]] = {
     "point-maze-u-goal": _maker("tasks.points", "PointMazeGoal", "point-maze-u"),
     "point-maze-large-goal": _maker("tasks.points", "PointMazeGoal", "point-maze-large"),
     "half-cheetah-goal": _maker("tasks.half_cheetah", "HalfCheetahGoal"),
+    **{
+        f"half-cheetah-hurdle-{kind}": _maker("tasks.half_cheetah", "HalfCheetahHurdle", kind)
+        for kind in ("metra", "psd", "diayn")
+    },
     "ant-multi-goal": _maker("tasks.ant", "AntMultiGoal"),
+    "ant-multi-goal-leg-60": _maker("tasks.ant", "AntMultiGoal", 60),
+    "ant-waypoints": _maker("tasks.ant", "AntWaypoints"),
+    "ant-waypoints-gear-30": _maker("tasks.ant", "AntWaypoints", 30),
+    "ant-maze-u": _maker("tasks.ant", "AntMaze", "ant-maze-u"),
+    "ant-maze-large": _maker("tasks.ant", "AntMaze", "ant-maze-large"),
+}
+
+
+CHANGED = {
+    "gravity": (25, 50, 200, 500),
+    "actuator": (0, 30, 60),
+}
+"""Percent of gravity, and of one leg's torque, that are left to a body."""
+
+TASKS |= {
+    f"{body}-{what}-{percent}": _maker("tasks.changed", "Changed", body, what, percent)
+    for body in ("ant", "half-cheetah")
+    for what, steps in CHANGED.items()
+    for percent in steps
 }
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
 import mujoco
 import numpy as np
 
+from etude.envs.body import Mark
 from etude.errors import UsageError
 
 WINDOWLESS = ("egl", "osmesa")
+THICKNESS = 0.002
+"""Half the height of a drawn mark, m."""
 
 
 class Painter:
@@ -22,8 +26,10 @@ class Painter:
         self._camera: str | int = -1 if camera is None else camera
         self._renderer: mujoco.Renderer | None = None
 
-    def draw(self, data: mujoco.MjData, width: int, height: int) -> np.ndarray:
-        """A picture (height, width, 3) uint8.
+    def draw(
+        self, data: mujoco.MjData, width: int, height: int, marks: Sequence[Mark] = ()
+    ) -> np.ndarray:
+        """A picture (height, width, 3) uint8, with marks lying in it.
 
         Raises:
             UsageError: this process has no OpenGL platform.
@@ -34,6 +40,8 @@ class Painter:
             self._renderer = brush = _renderer(self._model, width, height)
         mujoco.mj_forward(self._model, data)
         brush.update_scene(data, self._camera)
+        for mark in marks:
+            _lay(brush.scene, mark)
         picture: np.ndarray = brush.render()
         return picture
 
@@ -42,6 +50,18 @@ class Painter:
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
+
+
+def _lay(scene: mujoco.MjvScene, mark: Mark) -> None:
+    mujoco.mjv_initGeom(
+        scene.geoms[scene.ngeom],
+        mujoco.mjtGeom.mjGEOM_CYLINDER,
+        np.array([mark.radius, THICKNESS, 0]),
+        np.array(mark.place),
+        np.eye(3).ravel(),
+        np.array(mark.colour, np.float32),
+    )
+    scene.ngeom += 1
 
 
 def _renderer(model: mujoco.MjModel, width: int, height: int) -> mujoco.Renderer:

@@ -12,7 +12,6 @@ random rollouts of 50 steps: mean and standard deviation of qpos followed by qve
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from importlib.resources import files
 from typing import Any, ClassVar
@@ -21,6 +20,7 @@ import mujoco
 import numpy as np
 
 from etude.envs.body import Body, View
+from etude.envs.changes import ABOVE, NONE, Change
 from etude.envs.spec import EnvSpec, Field
 
 RESET_NOISE = 0.1  # half-width of the uniform noise on qpos, standard deviation of that on qvel
@@ -39,7 +39,10 @@ class Locomotion(Body):
     frame_skip = 5
     camera = "track"
 
-    def __init__(self, env_id: str) -> None:
+    def __init__(self, env_id: str, change: Change = NONE) -> None:
+        self._change = change
+        if change.above:
+            self.camera = ABOVE
         self._path = files("gymnasium") / "envs" / "mujoco" / "assets" / self.xml
         model = self.model()
         self._home = model.qpos0.copy()
@@ -58,7 +61,8 @@ class Locomotion(Body):
             dt=self._dt,
             max_steps=200,
             constants=self._constants(model),
-            xml_sha256=hashlib.sha256(self._path.read_bytes()).hexdigest(),
+            changes=change.declared,
+            xml_sha256=change.fingerprint(self._path.read_bytes()),
             obs_mean=mean,
             obs_std=std,
         )
@@ -69,6 +73,7 @@ class Locomotion(Body):
             "frame_skip": self.frame_skip,
             "timestep": model.opt.timestep,
             "gear": model.actuator_gear[:, 0].tolist(),
+            "gravity": -float(model.opt.gravity[2]),
             "reset_noise_scale": RESET_NOISE,
             "forward_reward_weight": self.forward_weight,
             "ctrl_cost_weight": self.control_weight,
@@ -78,6 +83,7 @@ class Locomotion(Body):
         # the cheetah's XML asks for `settotalmass`, about which MuJoCo 4 warns; from_xml_path would
         # write that to stderr and to a log file in the working directory, a spec warns in Python
         description = mujoco.MjSpec.from_file(str(self._path))
+        self._change.apply(description)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*settotalmass.*", category=UserWarning)
             return description.compile()
@@ -121,8 +127,8 @@ class HalfCheetah(Locomotion):
         + (5.5405455, 6.7097645, 6.8253727, 6.3142195, 6.417641, 5.9759197),
     )
 
-    def __init__(self) -> None:
-        super().__init__("half-cheetah")
+    def __init__(self, change: Change = NONE) -> None:
+        super().__init__("half-cheetah", change)
 
     def reward(self, before: View, after: View, action: np.ndarray) -> np.ndarray:
         velocity = (after.qpos[:, 0] - before.qpos[:, 0]) / self._dt
@@ -168,8 +174,8 @@ class Ant(Locomotion):
         + (4.5105968, 4.3704205, 4.5175962, 4.3704395),
     )
 
-    def __init__(self) -> None:
-        super().__init__("ant")
+    def __init__(self, change: Change = NONE) -> None:
+        super().__init__("ant", change)
 
     def _constants(self, model: mujoco.MjModel) -> dict[str, Any]:
         own = {"healthy_reward": self.healthy_reward, "healthy_z_range": self.healthy_z}

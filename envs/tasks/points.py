@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from etude.envs.bodies.points import Point, PointMazeLarge, PointMazeU, PointOpen
-from etude.envs.body import Task, View
+from etude.envs.body import Mark, Task, View
 from etude.envs.spec import Field
-from etude.envs.tasks.base import extend
+from etude.envs.tasks.base import GROUND, Outcome, arrival, extend
 
 _MAZES = {"point-maze-u": PointMazeU, "point-maze-large": PointMazeLarge}
 
@@ -42,12 +42,14 @@ class PointMazeGoal(Task):
         """The goal's centre, (n, 2)."""
         return np.broadcast_to(self._goal, (len(state), 2))
 
-    def step(
-        self, state: np.ndarray, view: View, rngs: Sequence[np.random.Generator]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def step(self, state: np.ndarray, view: View, rngs: Sequence[np.random.Generator]) -> Outcome:
         """Reward 1 and the end on arrival."""
         there = (np.abs(self.body.descriptor(view) - self._goal) <= self.half_width).all(axis=1)
-        return there.astype(float), there, there.copy()
+        return arrival(there)
+
+    def marks(self, state: np.ndarray) -> list[Mark]:
+        """The goal."""
+        return [Mark((*self._goal, GROUND), self.half_width)]
 
 
 class PointOpenGoal(Task):
@@ -78,9 +80,11 @@ class PointOpenGoal(Task):
         """The goal, (n, 2)."""
         return state
 
-    def step(
-        self, state: np.ndarray, view: View, rngs: Sequence[np.random.Generator]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def step(self, state: np.ndarray, view: View, rngs: Sequence[np.random.Generator]) -> Outcome:
         """Reward 1 and the end on arrival."""
         there = np.linalg.norm(self.body.descriptor(view) - state, axis=1) <= self.radius
-        return there.astype(float), there, there.copy()
+        return arrival(there)
+
+    def marks(self, state: np.ndarray) -> list[Mark]:
+        """The goal."""
+        return [Mark((state[0], state[1], GROUND), self.radius)]
