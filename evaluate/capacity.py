@@ -9,12 +9,16 @@ Shapes: A inputs, S outputs. All information is in nats.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from etude.envs import registry
+from etude.envs.testbeds.body import Testbed
 from etude.errors import UsageError
+from etude.skills.spaces import Discrete, SkillSpace
 
 Array = NDArray[np.float64]
 
@@ -24,6 +28,8 @@ ITERATIONS = 100_000
 """Default limit; an input that is just not worth using leaves as slowly as 1 / iterations."""
 ROUNDING = 1e-9
 """How far a row of probabilities may be from the sum 1."""
+LARGEST, ROUGH, TRIES = 10**5, 1e-4, 200
+"""Entries of a channel whose capacity is worth finding as a limit, and how well it is found."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +92,46 @@ def mutual_information(channel: ArrayLike, inputs: ArrayLike | None = None) -> f
         raise UsageError(f"{len(weights)} inputs for a channel with {len(rows)} rows.")
     outputs = weights @ rows
     return max(0.0, float(weights @ _negative_entropy(rows) - outputs @ _log(outputs)))
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What no skills can exceed."""
+
+    nats: float
+    why: str
+    """what it is, in a few words"""
+
+
+def limit(space: SkillSpace, env_id: str, planned: int = 0, first: bool = False) -> Limit:
+    """The least of the known upper limits of I(Z; S_n | S0); infinite where none is known.
+
+    K discrete skills tell log K, and S states log S. A plan that sees nothing of what happens
+    meanwhile tells no more than the channel of a test bed carries from the best start.
+
+    Args:
+        space: the skills' space.
+        env_id: environment.
+        planned: n, where skills are such plans; 0: they see every step.
+        first: whether plans are made where episodes begin only; else in any state.
+    """
+    known = [Limit(math.inf, "no limit is known")]
+    if isinstance(space, Discrete):
+        known.append(Limit(math.log(space.n), f"the logarithm of {space.n} skills"))
+    body, _ = registry.build(env_id)
+    if isinstance(body, Testbed):
+        states = body.table.states
+        known.append(Limit(math.log(states), f"the logarithm of {states} states"))
+        if planned and len(body.actions) ** planned * states <= LARGEST:
+            begin = body.start(body.spec.constants["start"]) if first else np.ones(states)
+            most = max(_carried(body, int(s), planned) for s in np.flatnonzero(begin))
+            known.append(Limit(most, f"the capacity of plans of {planned} steps"))
+    return min(known, key=lambda found: found.nats)
+
+
+def _carried(body: Testbed, state: int, n: int) -> float:
+    """An upper bound on the capacity of n steps from a state, nats."""
+    return capacity(body.channel(state, n), ROUGH, TRIES).upper
 
 
 def _distributions(name: str, values: ArrayLike, ndim: int) -> Array:

@@ -2,12 +2,20 @@
 
 Evaluation has its own environments and generators and takes deterministic actions, so a run learns
 the same with and without it.
+
+At some evaluations the monitor also measures how many nats the skills tell (`skill/mi_nats`, see
+`etude.evaluate.skillset_mi`), and checks a learner that claims to know: one that logs
+`skill/bound` says that its skills tell no less of where a plan of theirs leads. Claim and
+measurement are both lower bounds. So a claim above the measurement is a suspicion (`skill/alarm`),
+and only one above what no skills can exceed (`etude.evaluate.capacity.limit`) is an error.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import math
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,9 +25,11 @@ import numpy as np
 from etude.checkpoint import write_text
 from etude.envs import registry
 from etude.envs.engine import BatchedEnv
-from etude.errors import UsageError
+from etude.errors import ImpossibleError, UsageError
+from etude.evaluate.capacity import limit
 from etude.evaluate.metrics import RunningCoverage, policy_metrics
 from etude.evaluate.rollouts import EPISODES, STEPS, Skills, rollout_skills
+from etude.evaluate.skillset_mi import FOLDS, LEAST, WIDTH, rollout_mi
 from etude.logger import Logger
 
 FILE = "evaluations.csv"
@@ -33,7 +43,35 @@ COLUMNS = (
     "displacement",
     "x_range",
 )
-COUNTS = ("steps", "updates")
+INFORMATION = (
+    "mi_nats",
+    "mi_low",
+    "mi_high",
+    "mi_entropy",
+    "mi_episodes",
+    "claimed",
+    "confirmed",
+    "confirmed_low",
+    "confirmed_high",
+    "alarm",
+)
+"""Columns that only some rows fill in."""
+COUNTS = ("steps", "updates", "mi_episodes", "alarm")
+CLAIM = "skill/bound"
+"""Metric of a learner that says how many nats its skills tell at least."""
+CLAIMS = 20
+"""Epochs that a claim is averaged over."""
+MI_EPISODES, MI_COST = 480, 5
+"""Episodes to measure information with, at most one step in them for so many of practice."""
+CHECKED = 10_000
+"""Episodes to check a claim about plans with: a plan is short, and few of them confirm little."""
+FIGURES = {
+    "mi_nats": "what the skills tell (skill/mi_nats)",
+    "claimed": f"what the learner claims of its skills ({CLAIM})",
+    "confirmed": "what a plan tells of its end (skill/confirmed)",
+}
+SURE = 3
+"""Standard errors that a difference must have."""
 
 
 class Run(Protocol):
@@ -47,6 +85,8 @@ class Run(Protocol):
     """training time so far, evaluation not counted"""
     collected: np.ndarray
     """descriptors of the last epoch's episodes, (N, T+1, D)"""
+    metrics: Mapping[str, float]
+    """what the learner said of the last epoch"""
 
     @property
     def done(self) -> bool:
@@ -59,8 +99,9 @@ class Run(Protocol):
 class Monitor:
     """A callback of discovery that evaluates every `every_steps` steps and after the last epoch.
 
-    `history` holds a row per evaluation (`COLUMNS`); coverage is in cells, displacement and x_range
-    in units of the descriptor, seconds are seconds of training.
+    `history` holds a row per evaluation (`COLUMNS`, and some of `INFORMATION`); coverage is in
+    cells, displacement and x_range in units of the descriptor, seconds are seconds of training,
+    information is in nats.
     """
 
     def __init__(
@@ -70,6 +111,7 @@ class Monitor:
         logger: Logger | None = None,
         folder: Path | None = None,
         episodes: int = EPISODES,
+        mi_episodes: int = 0,
     ) -> None:
         """Watch a run.
 
@@ -79,15 +121,22 @@ class Monitor:
             logger: gets `skill/*` and the picture `skill/trajectories`.
             folder: of the run; gets `evaluations.csv`, whose earlier rows are kept.
             episodes: per evaluation.
+            mi_episodes: to measure information with, at the last evaluation and whenever the run
+                has practised `MI_COST` times as many steps; fewer in a short run, where that is
+                the limit, too; 0: never.
 
         Raises:
-            UsageError: a number below 1, or no such environment.
+            UsageError: a number too small, or no such environment.
         """
         if every_steps < 1 or episodes < 1:
             raise UsageError(
                 f"every_steps = {every_steps}, episodes = {episodes}: choose 1 or more of each."
             )
+        if mi_episodes and mi_episodes < LEAST:
+            raise UsageError(f"mi_episodes = {mi_episodes}: choose {LEAST} or more, or 0 for none.")
         self.env_id, self.every_steps, self.episodes = env_id, every_steps, episodes
+        self.mi_episodes = mi_episodes
+        self._claims: deque[float] = deque(maxlen=CLAIMS)
         self.spec = registry.spec(env_id)
         self.coverage = RunningCoverage(self.spec.cell)
         self.history: list[dict[str, float]] = []
@@ -104,8 +153,10 @@ class Monitor:
             self.evaluate(discovery)
 
     def count(self, discovery: Run) -> None:
-        """Count what the last epoch visited."""
+        """Count what the last epoch visited; note what the learner claims."""
         self.coverage.add(discovery.collected)
+        if CLAIM in discovery.metrics:
+            self._claims.append(discovery.metrics[CLAIM])
 
     def due(self, discovery: Run) -> bool:
         """Whether the run, between two epochs, is to be evaluated before it goes on."""
@@ -123,6 +174,7 @@ class Monitor:
         """Measure the present skills; returns the new row of `history`.
 
         Raises:
+            ImpossibleError: a figure of information exceeds what is possible; the row is written.
             Stopped: `stop()` became true meanwhile; nothing was written.
         """
         if self._venv is None:
@@ -133,6 +185,7 @@ class Monitor:
             **policy_metrics(made.paths, self.spec.cell),
             "queue_coverage": float(self.coverage.queue),
             "total_coverage": float(self.coverage.total),
+            **self._information(discovery, skills, stop),
         }
         row = {
             "steps": discovery.steps,
@@ -153,7 +206,64 @@ class Monitor:
             title = f"Skills of {self.env_id} after {discovery.steps:,} steps"
             figure = plots.trajectories(made, skills.space, title)
             self._logger.figure(discovery.steps, "skill/trajectories", figure)
+        self._refuse_the_impossible(discovery, skills, row)
         return row
+
+    def _information(
+        self, discovery: Run, skills: Skills, stop: Callable[[], bool]
+    ) -> dict[str, float]:
+        """`INFORMATION`, where it is time to measure it."""
+        now, spacing = discovery.steps, MI_COST * self.mi_episodes * STEPS
+        last = max((int(row["steps"]) for row in self.history if "mi_nats" in row), default=0)
+        episodes = min(self.mi_episodes, now // (MI_COST * STEPS))
+        if episodes < LEAST or not (discovery.done or now // spacing > last // spacing):
+            return {}
+        venv = self._venv
+        assert venv is not None
+        found = rollout_mi(skills, venv, episodes=episodes, folds=FOLDS, stop=stop)
+        row = {
+            "mi_nats": found.nats,
+            "mi_low": found.low,
+            "mi_high": found.high,
+            "mi_entropy": found.entropy,
+            "mi_episodes": episodes,
+        }
+        if not self._claims:
+            return row
+        if skills.period > 1:
+            found = rollout_mi(skills, venv, episodes=CHECKED, steps=skills.period, stop=stop)
+        claimed, error = self._claim()
+        return {
+            **row,
+            "claimed": claimed,
+            "confirmed": found.nats,
+            "confirmed_low": found.low,
+            "confirmed_high": found.high,
+            "alarm": int(claimed > found.nats + SURE * math.hypot(error, found.error)),
+        }
+
+    def _claim(self) -> tuple[float, float]:
+        """Mean of the last claims and its standard error, nats."""
+        claims = np.array(self._claims)
+        return float(claims.mean()), float(claims.std() / math.sqrt(len(claims)))
+
+    def _refuse_the_impossible(self, run: Run, skills: Skills, row: Mapping[str, float]) -> None:
+        """Raise where a figure is above what no skills can tell, by more than its error."""
+        space, plan = skills.space, skills.period if skills.period > 1 else 0
+        first = plan == run.collected.shape[1] - 1  # an episode of practice is a single plan
+        figures = []
+        if "mi_nats" in row:
+            figures.append(("mi_nats", _error(row, "mi"), limit(space, self.env_id)))
+        if "claimed" in row:
+            figures.append(("claimed", self._claim()[1], limit(space, self.env_id, plan, first)))
+            there = limit(space, self.env_id, plan, first=True)
+            figures.append(("confirmed", _error(row, "confirmed"), there))
+        for name, error, most in figures:
+            if row[name] - SURE * error > most.nats:
+                raise ImpossibleError(
+                    f"{FIGURES[name]} is {row[name]:.3g} nats at step {run.steps:,}, and no skills "
+                    f"can tell more than {most.nats:.3g} ({most.why}): that number is wrong."
+                )
 
     def last(self) -> dict[str, float]:
         """The newest row of `history` without its counters; empty before the first evaluation."""
@@ -165,7 +275,10 @@ class Monitor:
         if not self.history:
             return ""
         row, unit = self.history[-1], self.spec.descriptor_unit
-        return f"coverage {row['policy_coverage']:.0f} cells, {row['displacement']:.1f} {unit}"
+        told = f", {row['mi_nats']:.2f} nats" if "mi_nats" in row else ""
+        return (
+            f"coverage {row['policy_coverage']:.0f} cells, {row['displacement']:.1f} {unit}{told}"
+        )
 
     def checkpoint(self) -> dict[str, Any]:
         """What the rest of the watching depends on, as a tree."""
@@ -173,18 +286,25 @@ class Monitor:
             "coverage": self.coverage.checkpoint(),
             "evaluations": len(self.history),
             "logged": self._logger.rows if self._logger else 0,
+            "claims": list(self._claims),
         }
 
     def restore(self, tree: Mapping[str, Any]) -> None:
         """Take over a tree made by `checkpoint`; what was evaluated later is forgotten."""
         self.coverage.restore(tree["coverage"])
         self.history = self.history[: tree["evaluations"]]
+        self._claims = deque(tree.get("claims", ()), CLAIMS)  # older checkpoints have none
+
+
+def _error(row: Mapping[str, float], name: str) -> float:
+    """Standard error of a figure of a row, from its interval."""
+    return (row[f"{name}_high"] - row[f"{name}_low"]) / WIDTH
 
 
 def write_history(path: Path, history: list[dict[str, float]]) -> None:
     """Write evaluations as CSV, as a whole."""
     file = io.StringIO()
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(file, COLUMNS + INFORMATION, lineterminator="\n")
     writer.writeheader()
     for row in history:
         writer.writerow({key: f"{value:.10g}" for key, value in row.items()})
@@ -192,14 +312,18 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """Read what `write_history` wrote.
+    """Read what `write_history` wrote, now or before there was `INFORMATION`.
 
     Raises:
         UsageError: it is another file.
     """
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    if any(tuple(row) != COLUMNS or None in row.values() for row in rows):
+    known = COLUMNS, COLUMNS + INFORMATION
+    if any(tuple(row) not in known or None in row.values() for row in rows):
         raise UsageError(f"{path} is no table of evaluations: move it away.")
     whole = dict.fromkeys(COUNTS, int)
-    return [{key: whole.get(key, float)(value) for key, value in row.items()} for row in rows]
+    return [
+        {k: whole.get(k, float)(v) for k, v in row.items() if v or k not in INFORMATION}
+        for row in rows
+    ]

@@ -2,8 +2,12 @@
 
 Z is the skill, F are features of where it led and S0 the start. For any density q (Barber and
 Agakov 2003), E[log q(z | f, s0) - log p(z)] <= I(Z; F | S0), and is estimated without bias on rows
-that neither fitted q nor chose when to stop. exp of it is an effective number of skills. It is one
-number for learners of all kinds only with the same features, the same q and as many rows.
+that neither fitted q nor chose when to stop. exp of it is an effective number of skills.
+
+How to read it: 0 nats are skills that nothing tells apart, log K is all that K discrete skills can
+tell, and continuous skills have no such end. As a lower bound it may be low because the skills
+are alike, or because q has seen too few episodes to read them: more episodes tell which. So it
+compares learners of all kinds, but only with the same features, the same q and as many episodes.
 
 The support of q is that of p: a softmax over discrete skills, mixtures of normal distributions
 for Gaussian ones and of normal distributions cut off at the faces for a cube, and on the sphere of
@@ -30,7 +34,7 @@ from etude.agents.networks import mlp
 from etude.envs import registry
 from etude.envs.engine import BatchedEnv
 from etude.envs.spec import EnvSpec
-from etude.errors import UsageError, unknown
+from etude.errors import Stopped, UsageError, unknown
 from etude.evaluate.rollouts import STEPS, Skills, rollout_skills
 from etude.evaluate.statistics import bootstrap_ci
 from etude.skills.spaces import Cube, Discrete, Gaussian, SkillSpace, Sphere
@@ -39,18 +43,19 @@ Array = NDArray[np.float64]
 LogProb = Callable[[Tensor, Tensor], Tensor]
 """log q (B,) of skills (B, Z), given what the network says (B, outputs)."""
 
-EPISODES, TOGETHER = 2000, 250
-"""Episodes to measure with, and how many of them at the same time."""
+EPISODES, TOGETHER, FOLDS = 2000, 250, 5
+"""Episodes to measure with, how many of them at the same time, and tenths of them to report on."""
 LEAST = 50
 """Fewest rows that can be split into three parts."""
-FITTED, STOPPING = 0.8, 0.1
-"""Shares of the rows that q is fitted to and stopped by; it is reported on the others."""
+PARTS = 10
+"""Parts of the rows: q is reported on one, stopped by the one before it, fitted to the others."""
 HIDDEN, COMPONENTS, BATCH = (64, 64), 4, 256
 RATES, PATIENCE, GAIN, EPOCHS = (3e-3, 1e-3, 3e-4), 8, 1e-3, 200
 """Rates of Adam, each kept until `PATIENCE` epochs brought less than `GAIN` nats; epochs each."""
 MIN_STD, MAX_STD, FARTHEST = 1e-3, 3.0, 4.0
 """Limits of a component's deviation and of its centre's coordinates, in units of the space."""
-RESAMPLES = 1000
+RESAMPLES, WIDTH = 1000, 2 * 1.96
+"""Bootstrap samples, and standard errors in a 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,11 @@ class SkillsetMI:
         """Effective number of skills that can be told apart."""
         return math.exp(self.nats)
 
+    @property
+    def error(self) -> float:
+        """Standard error of `nats`, from the interval."""
+        return (self.high - self.low) / WIDTH
+
 
 def skillset_mi(
     features: ArrayLike,
@@ -82,6 +92,8 @@ def skillset_mi(
     space: SkillSpace,
     starts: ArrayLike | None = None,
     seed: int = 0,
+    folds: int = 1,
+    stop: Callable[[], bool] = lambda: False,
 ) -> SkillsetMI:
     """Bound I(Z; F | S0) from independent episodes whose skills were drawn from the prior.
 
@@ -91,9 +103,13 @@ def skillset_mi(
         space: the skills' space.
         starts: features of where each episode began, (M, S); None: all began alike.
         seed: of the split, the network and the intervals.
+        folds: tenths of the rows, 1 to 10, to report on, each by a q that has not seen it.
+        stop: asked before each epoch of a fit.
 
     Raises:
-        UsageError: too few rows, shapes that do not fit, or values that are not finite.
+        Stopped: `stop()` was true.
+        UsageError: too few rows, no such number of folds, shapes that do not fit, or values that
+            are not finite.
     """
     z = space.check(skills).astype(np.float64)
     given = [features] if starts is None else [features, starts]
@@ -104,25 +120,25 @@ def skillset_mi(
             f"skills, features and starts have shapes {shapes}: give a row for each of {LEAST} "
             "episodes or more."
         )
+    if not 1 <= folds <= PARTS:
+        raise UsageError(f"folds = {folds}: choose 1 to {PARTS}.")
     context = np.concatenate(parts, axis=1)
     if not np.isfinite(context).all():
         raise UsageError("a feature is not finite: leave those episodes or features out.")
     rng = np.random.default_rng(seed)
-    order = rng.permutation(len(z))
-    fitted, stopping, held_out = np.split(
-        order, [int(FITTED * len(z)), int((FITTED + STOPPING) * len(z))]
-    )
-    net, log_prob = _network(space, context.shape[1], seed)
-    scaled = torch.as_tensor(_scaled(context, fitted))
-    target, prior = torch.as_tensor(z), space.log_prob(z)
-    rows = [(scaled[part], target[part]) for part in (fitted, stopping, held_out)]
-    _fit(net, log_prob, rows[0], rows[1], rng)
-    with torch.no_grad():
-        found = log_prob(net(rows[2][0]), rows[2][1]).numpy()
-    gain = found - prior[held_out]
+    order, prior = rng.permutation(len(z)), space.log_prob(z)
+    found = []
+    for fold in range(folds):
+        *fitted, stopping, held_out = np.array_split(
+            np.roll(order, fold * (len(z) // PARTS)), PARTS
+        )
+        parts = np.concatenate(fitted), stopping, held_out
+        found.append((held_out, _score(space, context, z, parts, seed, rng, stop)))
+    rows, scores = (np.concatenate(part) for part in zip(*found, strict=True))
+    gain = scores - prior[rows]
     low, high = bootstrap_ci(gain, _mean, resamples=RESAMPLES, seed=seed)
-    entropy = -float(prior[held_out].mean())
-    return SkillsetMI(float(gain.mean()), low, high, entropy, -float(found.mean()), len(gain))
+    entropy = -float(prior[rows].mean())
+    return SkillsetMI(float(gain.mean()), low, high, entropy, -float(scores.mean()), len(gain))
 
 
 def rollout_mi(
@@ -133,6 +149,7 @@ def rollout_mi(
     episodes: int = EPISODES,
     steps: int = STEPS,
     seed: int = 0,
+    folds: int = 1,
     stop: Callable[[], bool] = lambda: False,
 ) -> SkillsetMI:
     """Act out fresh skills, one per episode, and bound what their ends tell of them.
@@ -145,7 +162,8 @@ def rollout_mi(
         episodes: how many, each with a skill of its own.
         steps: length of an episode, unless the environment ends it earlier.
         seed: of skills and estimate; episode i starts as environment `seed + i` does.
-        stop: asked before each step.
+        folds: see `skillset_mi`.
+        stop: asked before each step, and each epoch of a fit.
 
     Raises:
         LibraryError: the skills belong to another body.
@@ -156,7 +174,14 @@ def rollout_mi(
         venv = registry.make_vec(env, max(1, min(TOGETHER, episodes)), max_steps=steps)
         try:
             return rollout_mi(
-                skills, venv, fields, episodes=episodes, steps=steps, seed=seed, stop=stop
+                skills,
+                venv,
+                fields,
+                episodes=episodes,
+                steps=steps,
+                seed=seed,
+                folds=folds,
+                stop=stop,
             )
         finally:
             venv.close()
@@ -172,7 +197,7 @@ def rollout_mi(
         starts.append(seen[:, 0])
         ends.append(seen[:, -1])
     first, last = (np.concatenate(part)[:episodes] for part in (starts, ends))
-    return skillset_mi(last, z[:episodes], skills.space, first, seed)
+    return skillset_mi(last, z[:episodes], skills.space, first, seed, folds, stop)
 
 
 def _columns(spec: EnvSpec, fields: Sequence[str]) -> NDArray[np.int64]:
@@ -211,12 +236,31 @@ def _network(space: SkillSpace, width: int, seed: int) -> tuple[nn.Module, LogPr
     return net, log_prob
 
 
+def _score(
+    space: SkillSpace,
+    context: Array,
+    z: Array,
+    parts: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
+    seed: int,
+    rng: np.random.Generator,
+    stop: Callable[[], bool],
+) -> Array:
+    """log q of the rows of the third part, by a q fitted to the first and stopped by the second."""
+    net, log_prob = _network(space, context.shape[1], seed)
+    scaled, target = torch.as_tensor(_scaled(context, parts[0])), torch.as_tensor(z)
+    fitted, stopping, held_out = ((scaled[part], target[part]) for part in parts)
+    _fit(net, log_prob, fitted, stopping, rng, stop)
+    with torch.no_grad():
+        return np.asarray(log_prob(net(held_out[0]), held_out[1]).numpy())
+
+
 def _fit(
     net: nn.Module,
     log_prob: LogProb,
     fitted: tuple[Tensor, Tensor],
     stopping: tuple[Tensor, Tensor],
     rng: np.random.Generator,
+    stop: Callable[[], bool],
 ) -> None:
     """Maximise the likelihood of one part, and leave the weights that suited the other best."""
 
@@ -230,6 +274,8 @@ def _fit(
         optimiser = torch.optim.Adam(net.parameters(), rate)
         idle, mark = 0, best
         for _ in range(EPOCHS):
+            if stop():
+                raise Stopped
             order = torch.as_tensor(rng.permutation(len(fitted[0])))
             for rows in order.split(BATCH):
                 optimiser.zero_grad()

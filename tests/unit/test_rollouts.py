@@ -212,6 +212,7 @@ class FakeRun:
     updates: int = 0
     seconds: float = 0.0
     collected: np.ndarray = field(default_factory=lambda: np.zeros((2, 6, 2)))
+    metrics: dict[str, float] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,9 +22,9 @@ from etude.cli.progress import Progress, say
 from etude.config import Config, Range, load, replace, to_dict
 from etude.envs import registry
 from etude.envs.checks import check
-from etude.errors import NotFiniteError, Stopped, UsageError
+from etude.errors import ImpossibleError, NotFiniteError, Stopped, UsageError
 from etude.evaluate.metrics import effects
-from etude.evaluate.monitor import Monitor
+from etude.evaluate.monitor import MI_EPISODES, Monitor
 from etude.evaluate.rollouts import rollout_skills
 from etude.logger import Logger
 from etude.skills import dataset, learners, presets
@@ -42,6 +42,9 @@ class Running(Config):
     """run folder to create (default: runs/ENV-LEARNER)"""
     eval_every: Annotated[int, Range(0)] = 100_000
     """steps between evaluations of coverage; 0 = only at the end"""
+    mi_episodes: Annotated[int, Range(0)] = MI_EPISODES
+    """episodes to measure how many nats the skills tell, at the last evaluation and whenever five
+    times as many steps were practised (fewer episodes in a short run); 0 = never"""
     save_minutes: Annotated[float, Range(0)] = 5.0
     """minutes between checkpoints; 0 = only at the end or when interrupted"""
     threads: Annotated[int, Range(1)] = 1
@@ -139,7 +142,8 @@ def train(
     """
     written = {} if written is None else written
     logger = Logger(folder, run.steps, watched["logged"] if watched else 0)
-    monitor = Monitor(run.config.env, running.eval_every or run.config.steps, logger, folder)
+    every = running.eval_every or run.config.steps
+    monitor = Monitor(run.config.env, every, logger, folder, mi_episodes=running.mi_episodes)
     if watched:
         monitor.restore(watched)
     else:
@@ -149,7 +153,7 @@ def train(
     title = f"{run.config.learner} on {run.config.env}"
     with runs.Stop() as stop, closing(logger), Progress(title, run.config.steps) as progress:
         saved = time.monotonic()
-        with suppress(Stopped):
+        with suppress(Stopped), kept_if_impossible(run, monitor, folder, written):
             while forward(run, monitor, logger, stop):
                 progress.to(min(run.steps, run.config.steps), monitor.summary())
                 if running.save_minutes and time.monotonic() - saved > 60 * running.save_minutes:
@@ -190,6 +194,21 @@ def forward(run: Discovery, monitor: Monitor, logger: Logger, stop: runs.Stop) -
     logger.scalars(run.steps, run.metrics)
     monitor.count(run)
     return True
+
+
+@contextmanager
+def kept_if_impossible(
+    run: Discovery, monitor: Monitor, folder: Path, written: Written
+) -> Iterator[None]:
+    """Save a run that the monitor stops because a figure cannot be true, and say how to go on."""
+    try:
+        yield
+    except ImpossibleError as error:
+        save(run, monitor, folder, written)
+        raise ImpossibleError(
+            f"{error} The run is saved; to go on without this check: "
+            f"python train.py discover --resume {folder} --mi-episodes 0"
+        ) from None
 
 
 def if_possible(save: Callable[..., Any], *args: Any) -> None:
