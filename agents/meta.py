@@ -1,9 +1,9 @@
 """stable-baselines3 algorithms that choose skills: how they are built, trained, saved and loaded.
 
-`make_model` builds PPO, SAC or DQN with the exact discounts of `etude.agents.smdp`. `train` counts,
-stops and logs in environment steps, which SB3 by itself does in decisions. `save_policy` writes
-safetensors and JSON; SB3's own zip holds pickles, which break across versions and run code when
-read.
+`make_model` builds PPO, SAC, DQN or MaskablePPO with the exact discounts of `etude.agents.smdp`.
+`train` counts, stops and logs in environment steps, which SB3 by itself does in decisions.
+`save_policy` writes safetensors and JSON; SB3's own zip holds pickles, which break across versions
+and run code when read.
 """
 
 from __future__ import annotations
@@ -21,31 +21,43 @@ from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import KVWriter
 from stable_baselines3.common.logger import Logger as SB3Logger
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from etude import checkpoint
-from etude.agents.meta_config import MetaConfig, settings
-from etude.agents.meta_state import NUMBERS, Keeper, Saver, fill
+from etude.agents.meta_config import MASKABLE, ON_POLICY, MetaConfig, check_choices, settings
+from etude.agents.meta_state import Keeper, Saver, fill
 from etude.agents.smdp import (
     DurationCallback,
     EnvStepsCallback,
+    EnvStepsWriter,
+    EveryStepReplayBuffer,
     SMDPReplayBuffer,
     SMDPRolloutBuffer,
+    maskable_rollout_buffer,
 )
 from etude.config import replace
-from etude.errors import CheckpointError, UsageError
+from etude.errors import CheckpointError
 from etude.logger import Logger
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "sac": SAC, "dqn": DQN}
-POLICIES = {name: kind.policy_aliases["MlpPolicy"] for name, kind in ALGORITHMS.items()}
 Policy: TypeAlias = BasePolicy  # so that nobody else needs to import SB3
 Callbacks: TypeAlias = Sequence[BaseCallback]
-FORMAT = 1
+FORMAT = 2
 WINDOW = 100  # recent episodes that a success rate is the mean of (SB3's stats_window_size)
+
+
+def algorithm(algo: str) -> type[BaseAlgorithm]:
+    """The class of an algorithm; MaskablePPO's is in sb3-contrib, which may be missing."""
+    if algo != MASKABLE:
+        return ALGORITHMS[algo]
+    maskable_rollout_buffer()  # says what is missing
+    from sb3_contrib import MaskablePPO
+
+    return MaskablePPO
 
 
 def make_model(
@@ -56,19 +68,24 @@ def make_model(
     k: int,
     seed: int | None = None,
     hyper: MetaConfig | None = None,
+    every_step: bool = False,
 ) -> BaseAlgorithm:
     """An untrained algorithm over a vector of SMDP environments.
 
     Args:
-        algo: "ppo", "sac" (continuous actions) or "dqn" (discrete actions).
+        algo: "ppo", "sac" (continuous actions), "dqn" or "maskable-ppo" (discrete actions).
         venv: environments that report `info["skill"]`, such as `SkillVecEnv`.
         gamma: discount per environment step.
         k: the most environment steps a decision may hold.
         seed: of networks, environments and actions.
         hyper: values that differ from the algorithm's preset.
+        every_step: learn from every step of a decision, which `venv` must report; sac and dqn.
+
+    Raises:
+        UsageError: the algorithm cannot choose such skills or learn so, or is not installed.
     """
     chosen = settings(algo, k, hyper)
-    _check_action_space(algo, venv.action_space)
+    check_choices(algo, venv.action_space, every_step)
     common: dict[str, Any] = {
         "learning_rate": chosen.learning_rate,
         "gamma": gamma**k,  # exact for whole decisions; the buffers know of shorter ones
@@ -76,12 +93,15 @@ def make_model(
         "device": "cpu",  # nets this small are slower on a GPU
         "policy_kwargs": {"net_arch": list(chosen.hidden or ())},
     }
-    build = _ppo if algo == "ppo" else _off_policy
-    return ALGORITHMS[algo]("MlpPolicy", venv, **common, **build(algo, chosen, venv.num_envs))
+    build = _ppo if algo in ON_POLICY else _off_policy
+    own = build(algo, chosen, venv.num_envs)
+    if every_step:
+        own["replay_buffer_class"] = EveryStepReplayBuffer
+    return algorithm(algo)("MlpPolicy", venv, **common, **own)
 
 
 def _ppo(algo: str, chosen: MetaConfig, num_envs: int) -> dict[str, Any]:
-    assert algo == "ppo"
+    masked = algo == MASKABLE
     assert chosen.rollout is not None
     assert chosen.batch_size is not None
     n_steps = max(2, -(-chosen.rollout // num_envs))
@@ -92,7 +112,7 @@ def _ppo(algo: str, chosen: MetaConfig, num_envs: int) -> dict[str, Any]:
         "n_epochs": chosen.epochs,
         "gae_lambda": chosen.gae_lambda,
         "ent_coef": chosen.ent_coef,
-        "rollout_buffer_class": SMDPRolloutBuffer,
+        "rollout_buffer_class": maskable_rollout_buffer() if masked else SMDPRolloutBuffer,
     }
 
 
@@ -115,13 +135,6 @@ def _off_policy(algo: str, chosen: MetaConfig, num_envs: int) -> dict[str, Any]:
         "exploration_fraction": chosen.exploration,
         "exploration_final_eps": chosen.exploration_final,
     }
-
-
-def _check_action_space(algo: str, space: spaces.Space[Any]) -> None:
-    if algo == "sac" and isinstance(space, spaces.Discrete):
-        raise UsageError("SAC cannot choose among discrete skills: take algo ppo or dqn.")
-    if algo == "dqn" and not isinstance(space, spaces.Discrete):
-        raise UsageError("DQN chooses among discrete skills only: take algo ppo or sac.")
 
 
 @dataclass(frozen=True)
@@ -187,7 +200,7 @@ def train(
     goes_on = any(saver.restore(model) for saver in savers)
     if log:
         model.logger.output_formats.append(EnvStepsWriter(log, counter))
-    durations = [DurationCallback()] if isinstance(model, PPO) else []
+    durations = [DurationCallback()] if isinstance(model, OnPolicyAlgorithm) else []
     if isinstance(model, DQN):
         _explore_by_env_steps(model, counter, env_steps)
     # A decision is at least one step, so the budget in steps also bounds the decisions; the
@@ -212,35 +225,6 @@ def _explore_by_env_steps(model: DQN, counter: EnvStepsCallback, budget: int) ->
     """Let epsilon fall over environment steps: the number of decisions is not known beforehand."""
     falling = LinearSchedule(1.0, model.exploration_final_eps, model.exploration_fraction)
     model.exploration_schedule = lambda _: falling(max(0.0, 1 - counter.env_steps / budget))
-
-
-class EnvStepsWriter(KVWriter):
-    """Sends what SB3 records to our log, over environment steps instead of decisions."""
-
-    def __init__(self, log: Logger, counter: EnvStepsCallback) -> None:
-        self._log, self._counter = log, counter
-        self._start, self._from = time.monotonic(), counter.env_steps
-
-    def write(
-        self,
-        key_values: dict[str, Any],
-        key_excluded: dict[str, tuple[str, ...]],
-        step: int = 0,
-    ) -> None:
-        """Log the scalars; `step`, SB3's count of decisions, is replaced."""
-        steps = self._counter.env_steps
-        values = {
-            key: float(value)
-            for key, value in key_values.items()
-            if "tensorboard" not in key_excluded[key] and isinstance(value, NUMBERS)
-        }
-        if "time/fps" in values:  # SB3's counts decisions
-            seconds = max(time.monotonic() - self._start, 1e-9)
-            values["time/fps"] = (steps - self._from) / seconds
-        self._log.scalars(steps, values)
-
-    def close(self) -> None:
-        """The log belongs to whoever made it."""
 
 
 class _Recorder(BaseCallback):
@@ -338,9 +322,12 @@ def save_policy(policy: Policy, folder: Path, about: Mapping[str, Any]) -> Path:
     """
     observation, action = policy.observation_space, policy.action_space
     discrete = isinstance(action, spaces.Discrete)
+    pair = action.nvec.tolist() if isinstance(action, spaces.MultiDiscrete) else []
+    algo = next((n for n in ALGORITHMS if type(policy) is _policy_class(n)), MASKABLE)
     tree = {
-        "format": FORMAT,
-        "algo": next(name for name, kind in POLICIES.items() if type(policy) is kind),
+        "format": FORMAT if pair or algo == MASKABLE else 1,  # 1 is all that the others need
+        "algo": algo,
+        "pair": pair,
         "observation_dim": spaces.flatdim(observation),
         "discrete": discrete,
         "action_dim": spaces.flatdim(action),
@@ -360,8 +347,15 @@ def load_policy(folder: Path) -> tuple[Policy, dict[str, Any]]:
     tree = _read(folder)
     observation = spaces.Box(-np.inf, np.inf, (tree["observation_dim"],), np.float32)
     size = tree["action_dim"]
-    action = spaces.Discrete(size) if tree["discrete"] else spaces.Box(-1, 1, (size,), np.float32)
-    policy = POLICIES[tree["algo"]](observation, action, lambda _: 0.0, net_arch=tree["hidden"])
+    action: spaces.Space[Any]
+    if tree.get("pair"):
+        action = spaces.MultiDiscrete(tree["pair"])
+    elif tree["discrete"]:
+        action = spaces.Discrete(size)
+    else:
+        action = spaces.Box(-1, 1, (size,), np.float32)
+    build: Any = _policy_class(tree["algo"])
+    policy: Policy = build(observation, action, lambda _: 0.0, net_arch=tree["hidden"])
     fill(policy, tree["policy"], str(folder))
     policy.set_training_mode(False)
     return policy, tree["about"]
@@ -386,6 +380,10 @@ def load_model(
     model = make_model(tree["algo"], venv, gamma=gamma, k=k, seed=seed, hyper=hyper)
     fill(model.policy, tree["policy"], str(folder))
     return model
+
+
+def _policy_class(algo: str) -> type[Policy]:
+    return algorithm(algo).policy_aliases["MlpPolicy"]
 
 
 def _read(folder: Path) -> dict[str, Any]:

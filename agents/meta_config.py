@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from gymnasium import spaces
+
 from etude.config import Config, Range, replace
 from etude.errors import UsageError, unknown
 
@@ -89,6 +91,10 @@ PRESETS: dict[str, MetaConfig] = {
     ),
 }
 
+MASKABLE = "maskable-ppo"  # of sb3-contrib, an extra
+PRESETS[MASKABLE] = PRESETS["ppo"]
+
+ON_POLICY = ("ppo", MASKABLE)
 
 PRIMITIVE: dict[str, MetaConfig] = {
     "ppo": MetaConfig(learning_rate=3e-4, rollout=2048),
@@ -116,6 +122,22 @@ def settings(algo: str, k: int, hyper: MetaConfig | None = None) -> MetaConfig:
         if getattr(preset, name) is None:
             raise UsageError(f"{algo} has no use for {name}: it takes {', '.join(_named(preset))}.")
     return replace(preset, given)
+
+
+def check_choices(algo: str, space: spaces.Space[Any], every_step: bool = False) -> None:
+    """Raise UsageError unless `algo` can choose from `space`, and learn from every step."""
+    if algo == "sac" and not isinstance(space, spaces.Box):
+        raise UsageError("SAC cannot choose among discrete skills: take algo ppo or dqn.")
+    if algo == "dqn" and isinstance(space, spaces.MultiDiscrete):
+        raise UsageError("DQN chooses a skill alone, not its duration: take algo ppo.")
+    if algo == "dqn" and not isinstance(space, spaces.Discrete):
+        raise UsageError("DQN chooses among discrete skills only: take algo ppo or sac.")
+    if algo == MASKABLE and isinstance(space, spaces.Box):
+        raise UsageError("masks are for discrete skills: take algo ppo or sac.")
+    if every_step and algo in ON_POLICY:
+        raise UsageError(
+            f"{algo} learns from its own decisions alone: every_step is for sac and dqn."
+        )
 
 
 def _named(hyper: MetaConfig | None) -> dict[str, Any]:

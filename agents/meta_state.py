@@ -20,20 +20,20 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.random import get_state, set_state
-from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from torch.optim import Optimizer
 
 from etude import checkpoint
 from etude.agents.kernels import moments, set_moments
-from etude.agents.smdp import SMDPReplayBuffer
+from etude.agents.smdp import NUMBERS, SMDPReplayBuffer
 from etude.errors import CheckpointError, Stopped
 
 COUNTERS = ("num_timesteps", "_episode_num", "_n_updates", "_current_progress_remaining")
 DQN_COUNTERS = (*COUNTERS, "_n_calls", "exploration_rate")
-NUMBERS = (int, float, np.integer, np.floating)
 
 logger = logging.getLogger("etude")
 
@@ -74,7 +74,7 @@ def state_dict(model: BaseAlgorithm) -> dict[str, Any]:
     if isinstance(model, SAC):
         assert model.log_ent_coef is not None
         tree["log_ent_coef"] = model.log_ent_coef.detach()
-    if not isinstance(model, PPO):
+    if not isinstance(model, OnPolicyAlgorithm):
         tree["replay"] = _replay(model).state_dict()
     return tree
 
@@ -98,7 +98,7 @@ def load_state_dict(model: BaseAlgorithm, tree: Mapping[str, Any], source: str) 
     if isinstance(model, SAC):
         assert model.log_ent_coef is not None
         model.log_ent_coef.data.copy_(torch.as_tensor(tree["log_ent_coef"]))
-    if not isinstance(model, PPO):
+    if not isinstance(model, OnPolicyAlgorithm):
         _replay(model).load_state_dict(tree["replay"])
     for key, value, excluded in tree["recorded"]:
         model.logger.record(key, value, tuple(excluded))
@@ -221,7 +221,7 @@ class Saver(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         stop = self._keeper.stop()
-        if isinstance(self.model, PPO):
+        if isinstance(self.model, OnPolicyAlgorithm):
             self._beginning = copy.deepcopy(self._tree())
         if stop or self._keeper.due():
             self._keeper.save(self._tree())

@@ -18,6 +18,7 @@ Shapes: T decisions of a rollout, N environments, B batch.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
@@ -27,16 +28,19 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 from etude.checkpoint import Rows
 from etude.errors import CheckpointError, UsageError
+from etude.logger import Logger
 
 Infos = Iterable[Mapping[str, Any]]
 COLUMNS = (  # of a replay buffer, (T, N, ...) each
     *("observations", "next_observations", "actions", "rewards", "dones", "timeouts", "discounts"),
 )
+NUMBERS = (int, float, np.integer, np.floating)  # what a log can show
 PIECE = 2**10  # decisions read from a checkpoint at a time
 
 
@@ -240,7 +244,7 @@ def maskable_rollout_buffer() -> type[SMDPRolloutBuffer]:
             "pip install 'etude-rl[contrib]'."
         ) from missing
 
-    class MaskableSMDPRolloutBuffer(SMDPRolloutBuffer, MaskableRolloutBuffer):
+    class MaskableSMDPRolloutBuffer(SMDPRolloutBuffer, MaskableRolloutBuffer):  # type: ignore[misc]
         """Discounts and masks of every decision."""
 
     return MaskableSMDPRolloutBuffer
@@ -288,6 +292,35 @@ class EnvStepsCallback(BaseCallback):
     def load_state_dict(self, tree: Mapping[str, Any]) -> None:
         """Go on counting from `state_dict()`."""
         self.env_steps = int(tree["env_steps"])
+
+
+class EnvStepsWriter(KVWriter):
+    """Sends what SB3 records to our log, over environment steps instead of decisions."""
+
+    def __init__(self, log: Logger, counter: EnvStepsCallback) -> None:
+        self._log, self._counter = log, counter
+        self._start, self._from = time.monotonic(), counter.env_steps
+
+    def write(
+        self,
+        key_values: dict[str, Any],
+        key_excluded: dict[str, tuple[str, ...]],
+        step: int = 0,
+    ) -> None:
+        """Log the scalars; `step`, SB3's count of decisions, is replaced."""
+        steps = self._counter.env_steps
+        values = {
+            key: float(value)
+            for key, value in key_values.items()
+            if "tensorboard" not in key_excluded[key] and isinstance(value, NUMBERS)
+        }
+        if "time/fps" in values:  # SB3's counts decisions
+            seconds = max(time.monotonic() - self._start, 1e-9)
+            values["time/fps"] = (steps - self._from) / seconds
+        self._log.scalars(steps, values)
+
+    def close(self) -> None:
+        """The log belongs to whoever made it."""
 
 
 def skill_entries(infos: Infos, key: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from etude.envs.spec import EnvSpec
 from etude.errors import LibraryError, Stopped, UsageError
 from etude.skills.acting import Acting, Planner
 from etude.skills.controllers.base import Controller
+from etude.skills.durations import Timed
 from etude.skills.library import SkillLibrary
 from etude.skills.spaces import Discrete, SkillSpace
 
@@ -176,6 +177,9 @@ def rollout_task(
 ) -> TaskRollouts:
     """Let a controller choose a command every k steps until its episode ends.
 
+    A controller that says for how long (`Timed`) is obeyed, a skill ends where the library says
+    so, and the others then wait: all choose together.
+
     Args:
         task: id of the environment.
         level: what turns commands into actions: a library's skills, or nothing.
@@ -208,6 +212,7 @@ class _Episode:
         self, venv: BatchedEnv, level: LowLevel, controller: Controller, k: int, seed: int
     ) -> None:
         self.venv, self.acting, self.controller, self.k = venv, Acting(level), controller, k
+        self.level = level
         spec, n = venv.env_spec, venv.num_envs
         self.body = spec.body_dim
         self.obs, _ = venv.reset(seed=seed)
@@ -221,19 +226,36 @@ class _Episode:
     def run(self) -> TaskRollouts:
         """Decide and act until every episode has ended."""
         while self.active.any():
-            command = np.asarray(self.controller.act(self.obs), np.float32)
-            self.commands.append(np.where(self.active[:, None], command, np.nan))
-            for i in range(self.k):
-                self.step(i, command)
-                if not self.active.any():
-                    break
+            self.decide()
         paths, commands = np.stack(self.path, axis=1), np.stack(self.commands, axis=1)
         spec = self.venv.env_spec
         return TaskRollouts(spec, self.k, self.success, self.returns, self.lengths, paths, commands)
 
-    def step(self, i: int, command: np.ndarray) -> None:
-        """Step i of a decision, in the episodes that go on."""
-        now = self.active
+    def decide(self) -> None:
+        """One decision in every episode that goes on."""
+        controller, conditions = self.controller, getattr(self.level, "conditions", None)
+        command = np.asarray(controller.act(self.obs), np.float32)
+        if conditions:
+            command = conditions.begin(self.seen(), command)
+        self.commands.append(np.where(self.active[:, None], command, np.nan))
+        given = controller.steps if isinstance(controller, Timed) else None
+        steps = np.full(len(command), self.k) if given is None else given
+        going_on = self.active.copy()
+        for i in range(int(steps.max())):
+            going_on = going_on & self.active & (i < steps)
+            if not going_on.any():
+                break
+            self.step(i, command, going_on)
+            if conditions:
+                going_on = going_on & ~conditions.over(self.seen(), command)
+
+    def seen(self) -> np.ndarray:
+        """Body observations as the library's predicates take them."""
+        level: Any = self.level
+        return np.asarray(level.seen(self.obs[:, : self.body]))
+
+    def step(self, i: int, command: np.ndarray, now: np.ndarray) -> None:
+        """Step i of a decision, in the episodes (N,) where it goes on."""
         action = self.acting(i, self.obs[:, : self.body], command, now)
         self.obs, reward, terminated, truncated, infos = self.venv.step(action, now)
         self.returns += reward
@@ -243,4 +265,4 @@ class _Episode:
         if "is_success" in infos:
             before = np.zeros(len(now), dtype=bool) if self.success is None else self.success
             self.success = np.where(ended, infos["is_success"], before)
-        self.active = now & ~ended
+        self.active = self.active & ~ended

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
+
 from etude.agents.meta import (
     Callbacks,
     Policy,
@@ -22,7 +24,7 @@ from etude.agents.meta import (
     save_policy,
     train,
 )
-from etude.agents.meta_config import MetaConfig, settings
+from etude.agents.meta_config import MASKABLE, MetaConfig, settings
 from etude.agents.meta_state import Keeper
 from etude.config import Config, Range, from_dict, to_dict
 from etude.envs.registry import make_vec, spec
@@ -30,6 +32,7 @@ from etude.errors import CheckpointError, LibraryError
 from etude.logger import Logger
 from etude.skills.controllers.base import Scaling
 from etude.skills.controllers.trained import TrainedController
+from etude.skills.durations import Duration, Mode
 from etude.skills.library import SkillLibrary
 from etude.skills.vec_env import (
     Discounting,
@@ -46,8 +49,8 @@ FOLDER = "controller"
 class ComposeConfig(Config):
     """One run of a controller on a task."""
 
-    algo: Literal["ppo", "sac", "dqn"] = "ppo"
-    """algorithm: ppo for any skills, sac for continuous ones, dqn for discrete ones"""
+    algo: Literal["ppo", "sac", "dqn", "maskable-ppo"] = "ppo"
+    """ppo: any skills; sac: continuous; dqn: discrete; maskable-ppo: only those that may begin"""
     k: Annotated[int, Range(1)] = 25
     """environment steps a skill is held (METRA: 25 for ant and half-cheetah)"""
     gamma: Annotated[float, Range(0, 1, open_low=True)] = 0.99
@@ -60,12 +63,26 @@ class ComposeConfig(Config):
     """seed of networks, environments and choices"""
     smdp: Discounting = "exact"
     """exact: rewards and values discounted per environment step; per_decision: as most papers do"""
+    duration: Mode = "fixed"
+    """fixed: k steps; random: from k/2 to 3k/2 while training (judged with k); chosen: in `menu`"""
+    menu: tuple[Annotated[int, Range(1)], ...] = ()
+    """steps among which the controller chooses; none: half of k, k and twice k"""
+    every_step: bool = False
+    """sac, dqn: learn from every step of a decision, as HSD-3 does"""
+    fallback: Annotated[int, Range(0)] | None = None
+    """id of the skill that is held where the chosen one may not begin (default: an error)"""
     hyper: MetaConfig = field(default_factory=MetaConfig)
     """values that differ from the algorithm's preset"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         settings(self.algo, self.k, self.hyper)  # refuses what the algorithm has no use for
+        self.hold  # noqa: B018  # refuses impossible durations
+
+    @property
+    def hold(self) -> Duration:
+        """The steps that a decision holds."""
+        return Duration(self.k, self.duration, self.menu)
 
 
 @dataclass(frozen=True)
@@ -82,7 +99,22 @@ class Trained:
     @property
     def controller(self) -> TrainedController:
         """The controller, acting deterministically."""
-        return TrainedController(self.policy, self.level.command, self.scaling)
+        level, hold, body = self.level, self.config.hold, spec(self.task).body_dim
+        masks = None
+        if self.config.algo == MASKABLE and isinstance(level, LibraryLevel):
+            may_begin = level.masks
+
+            def masks(obs: np.ndarray) -> np.ndarray:
+                return hold.masks(may_begin(obs[:, :body]))
+
+        return TrainedController(
+            self.policy,
+            level.command,
+            self.scaling,
+            hold=hold,
+            masks=masks,
+            every_step=self.config.every_step,
+        )
 
     def save(self, run: Path) -> Path:
         """Write the controller into `run/controller/` and return that folder."""
@@ -124,7 +156,7 @@ def compose(
     """
     if not isinstance(library, SkillLibrary):
         library = SkillLibrary.load(library)
-    level = LibraryLevel.for_spec(library, spec(task))
+    level = LibraryLevel.for_spec(library, spec(task), config.fallback)
     return _learn(level, task, config, log, progress, callbacks, keeper)
 
 
@@ -154,7 +186,12 @@ def _learn(
     if keeper:
         _claim(keeper, _about(level, task, config))
     venv = SkillVecEnv(
-        make_vec(task, config.num_envs), level, config.k, config.gamma, smdp=config.smdp
+        make_vec(task, config.num_envs),
+        level,
+        config.hold,
+        config.gamma,
+        smdp=config.smdp,
+        every_step=config.every_step,
     )
     try:
         model = make_model(
@@ -164,6 +201,7 @@ def _learn(
             k=config.k,
             seed=config.seed,
             hyper=config.hyper,
+            every_step=config.every_step,
         )
         stats = train(
             model,
@@ -197,16 +235,16 @@ def load_trained(run: Path, library: SkillLibrary | str | Path | None = None) ->
             f"the controller in {run} was trained with {_name(about['library'])}, not with "
             f"{_name(_identity(library))}: give it that."
         )
-    task = about["task"]
+    task, config = about["task"], from_dict(ComposeConfig, about["config"])
     level: LowLevel = PrimitiveLevel(spec(task).action_dim)
     if library is not None:
-        level = LibraryLevel.for_spec(library, spec(task))
+        level = LibraryLevel.for_spec(library, spec(task), config.fallback)
     return Trained(
         policy,
         Scaling(**about["scaling"]),
         level,
         task,
-        from_dict(ComposeConfig, about["config"]),
+        config,
         Stats.from_json(about["stats"]),
     )
 
@@ -226,7 +264,8 @@ def _claim(keeper: Keeper, about: dict[str, Any]) -> None:
             f"the run in {keeper.folder} began with {_name(saved['library'])}, not with "
             f"{_name(about['library'])}: give it that."
         )
-    if saved != about:
+    old = {**saved, "config": to_dict(from_dict(ComposeConfig, saved["config"]))}
+    if json.loads(json.dumps(old)) != about:  # settings that it does not name have their defaults
         raise CheckpointError(
             f"the run in {keeper.folder} has another task or other settings than are asked for: "
             f"go on with its own."

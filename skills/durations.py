@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from gymnasium import spaces
@@ -93,6 +93,15 @@ class Duration:
         """Random steps (N,), one of each generator."""
         bounds = self.shortest, self.longest + 1
         return np.array([rng.integers(*bounds) for rng in generators])
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A controller that also says for how long its latest commands are to be held."""
+
+    @property
+    def steps(self) -> np.ndarray | None:
+        """Environment steps (N,); None: for k."""
 
 
 def generator(seed: int | None) -> np.random.Generator:

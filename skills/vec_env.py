@@ -41,6 +41,7 @@ from etude.skills.env import MASKS, NO_HER
 from etude.skills.field_maps import FieldMap
 from etude.skills.library import SkillLibrary
 from etude.skills.predicates import Conditions
+from etude.skills.spaces import Discrete
 
 Discounting = Literal["exact", "per_decision"]
 
@@ -85,6 +86,12 @@ class LibraryLevel:
     def seen(self, obs: np.ndarray) -> np.ndarray:
         """Body observations (N, O) as the library takes them."""
         return obs if self.columns is None else obs[:, self.columns]
+
+    def masks(self, obs: np.ndarray) -> np.ndarray:
+        """Which of the n discrete skills may begin at body observations (N, O): (N, n)."""
+        if self.conditions:
+            return self.conditions.masks(self.seen(obs))
+        return np.ones((len(obs), self.library.space.dim), bool)
 
     @property
     def action_space(self) -> spaces.Space[Any]:
@@ -255,11 +262,8 @@ class SkillVecEnv(VecEnv):
 
     def action_masks(self) -> np.ndarray:
         """What may be chosen now, (N, M), for MaskablePPO; discrete skills only."""
-        assert isinstance(self.policy.action_space, spaces.Discrete)
-        masks = np.ones((self.num_envs, int(self.policy.action_space.n)), bool)
-        if self._conditions:
-            masks = self._conditions.masks(self._seen())
-        return self.hold.masks(masks)
+        assert self._library is not None
+        return self.hold.masks(self._library.masks(self._obs[:, : self._body]))
 
     def _reports(self, command: np.ndarray, made: Decision) -> list[dict[str, Any]]:
         discount = self._discounts[made.duration]
@@ -324,7 +328,7 @@ class SkillVecEnv(VecEnv):
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """One value of the batched environment, repeated for every environment asked for."""
-        discrete = isinstance(self.policy.action_space, spaces.Discrete)
+        discrete = self._library and isinstance(self._library.library.space, Discrete)
         masked = attr_name == MASKS and discrete  # how MaskablePPO asks whether there are any
         value = self.action_masks if masked else getattr(self.venv, attr_name)
         return [value for _ in self._get_indices(indices)]

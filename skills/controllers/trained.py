@@ -1,4 +1,7 @@
-"""A controller that has been trained: a policy network with the scaling it was trained under."""
+"""A controller that has been trained: a policy network with the scaling it was trained under.
+
+Shapes: N environments, O observation, C command, M choices to mask.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from etude.skills.controllers.base import Scaling
+from etude.skills.durations import Duration
 
 
 class Policy(Protocol):
@@ -27,6 +31,9 @@ class TrainedController:
         command: what a choice stands for, `LowLevel.command` of the level it was trained on.
         scaling: of the observations it was trained on.
         deterministic: take the likeliest choice instead of drawing one.
+        hold: durations it was trained with, where they are part of a choice.
+        masks: for MaskablePPO, the masks (N, M) of raw observations (N, O).
+        every_step: whether its observations had a share of the decision, which is 0 here.
     """
 
     def __init__(
@@ -36,14 +43,27 @@ class TrainedController:
         scaling: Scaling,
         *,
         deterministic: bool = True,
+        hold: Duration | None = None,
+        masks: Callable[[np.ndarray], np.ndarray] | None = None,
+        every_step: bool = False,
     ) -> None:
         self._policy, self._command, self.scaling = policy, command, scaling
+        self._hold, self._masks, self._every_step = hold, masks, every_step
         self.deterministic = deterministic
+        self.steps: np.ndarray | None = None
+        """For how many steps (N,) the latest commands are to be held; None: k."""
 
     def reset(self, obs: np.ndarray) -> None:
         """Nothing is remembered between decisions."""
 
     def act(self, obs: np.ndarray) -> np.ndarray:
         """The commands (N, C): skills of a library, or primitive actions."""
-        choice, _ = self._policy.predict(self.scaling(obs), deterministic=self.deterministic)
+        seen = self.scaling(obs)
+        if self._every_step:
+            seen = np.hstack([seen, np.zeros((len(seen), 1), np.float32)])
+        masks = {"action_masks": self._masks(obs)} if self._masks else {}
+        predict: Any = self._policy.predict  # which takes masks if it was trained with them
+        choice, _ = predict(seen, deterministic=self.deterministic, **masks)
+        if self._hold:
+            choice, self.steps = self._hold.split(choice)
         return self._command(choice)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -16,11 +17,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from etude.agents import meta
 from etude.agents.meta_config import PRESETS, PRIMITIVE, MetaConfig, settings
-from etude.agents.smdp import SMDPReplayBuffer, SMDPRolloutBuffer
+from etude.agents.smdp import (
+    EveryStepReplayBuffer,
+    SMDPReplayBuffer,
+    SMDPRolloutBuffer,
+    maskable_rollout_buffer,
+)
 from etude.errors import CheckpointError, UsageError
 from etude.logger import Logger
 
 DISCRETE, CONTINUOUS = spaces.Discrete(3), spaces.Box(-1, 1, (2,), np.float32)
+PAIR = spaces.MultiDiscrete([3, 2])  # a skill and its duration
 DURATIONS = (7, 5, 2)  # steps of an episode's three decisions
 SMALL = MetaConfig(hidden=(8,), batch_size=16)
 
@@ -63,7 +70,8 @@ class Bandit(VecEnv):
         raise NotImplementedError
 
     def env_method(self, method_name, *args, indices=None, **kwargs):
-        raise NotImplementedError
+        assert method_name == "action_masks"
+        return [np.arange(spaces.flatdim(self.action_space)) != 1] * self.num_envs
 
     def env_is_wrapped(self, wrapper_class, indices=None):
         return [False] * self.num_envs
@@ -77,6 +85,9 @@ CASES = [
     ("ppo", CONTINUOUS, {"rollout": 16, "epochs": 2}),
     ("sac", CONTINUOUS, {"learning_starts": 8}),
     ("dqn", DISCRETE, {"learning_starts": 8}),
+    ("ppo", PAIR, {"rollout": 16, "epochs": 2}),
+    ("maskable-ppo", DISCRETE, {"rollout": 16, "epochs": 2}),
+    ("maskable-ppo", PAIR, {"rollout": 16, "epochs": 2}),
 ]
 
 
@@ -97,7 +108,8 @@ def test_presets_become_the_algorithms_settings(algo):
     assert model.learning_rate == preset.learning_rate
     assert model.seed == 1
     assert model.policy.net_arch == list(preset.hidden)
-    if algo == "ppo":
+    if algo in ("ppo", "maskable-ppo"):
+        assert type(model).__name__ == {"ppo": "PPO"}.get(algo, "MaskablePPO")
         assert isinstance(model.rollout_buffer, SMDPRolloutBuffer)
         assert model.n_steps * 16 == preset.rollout
         assert (model.batch_size, model.n_epochs) == (preset.batch_size, preset.epochs)
@@ -133,10 +145,48 @@ def test_settings_that_mean_nothing_are_refused():
         MetaConfig(learning_rate=0.0)
 
 
-@pytest.mark.parametrize(("algo", "space"), [("sac", DISCRETE), ("dqn", CONTINUOUS)])
+@pytest.mark.parametrize(
+    ("algo", "space"),
+    [
+        ("sac", DISCRETE),
+        ("sac", PAIR),
+        ("dqn", CONTINUOUS),
+        ("dqn", PAIR),
+        ("maskable-ppo", CONTINUOUS),
+    ],
+)
 def test_algorithms_refuse_skills_they_cannot_choose(algo, space):
-    with pytest.raises(UsageError, match="take algo ppo or"):
+    with pytest.raises(UsageError, match="take algo ppo"):
         make(algo, space)
+
+
+def test_every_step_is_for_algorithms_with_a_replay():
+    model = meta.make_model("sac", Bandit(CONTINUOUS), gamma=0.9, k=7, hyper=SMALL, every_step=True)
+    assert type(model.replay_buffer) is EveryStepReplayBuffer
+    for algo in ("ppo", "maskable-ppo"):
+        with pytest.raises(UsageError, match="every_step is for sac and dqn"):
+            meta.make_model(algo, Bandit(DISCRETE), gamma=0.9, k=7, hyper=SMALL, every_step=True)
+
+
+def test_a_missing_sb3_contrib_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sb3_contrib.common.maskable.buffers", None)
+    maskable_rollout_buffer.cache_clear()
+    with pytest.raises(UsageError, match=r"etude-rl\[contrib\]"):
+        make("maskable-ppo", DISCRETE)
+
+
+def test_masks_are_obeyed_in_training():
+    """Skill 1 is masked in every environment of the bandit."""
+    chosen = []
+
+    class Seen(BaseCallback):
+        def _on_step(self):
+            chosen.extend(self.locals["actions"].flatten().tolist())
+            return True
+
+    model = make("maskable-ppo", DISCRETE, {"rollout": 16, "epochs": 1})
+    meta.train(model, 600, callbacks=[Seen()])
+    assert {*chosen} == {0, 2}
 
 
 @pytest.mark.parametrize(("num_envs", "rollout"), [(1, 100), (7, 1024), (64, 32)])
@@ -263,7 +313,7 @@ def test_a_policy_for_other_spaces_is_refused(tmp_path):
 def test_a_newer_format_is_refused(tmp_path, monkeypatch):
     with monkeypatch.context() as newer:
         newer.setattr(meta, "FORMAT", meta.FORMAT + 1)
-        meta.save_policy(make("dqn", DISCRETE).policy, tmp_path, {})
+        meta.save_policy(make("ppo", PAIR).policy, tmp_path, {})
     with pytest.raises(CheckpointError, match="upgrade etude-rl"):
         meta.load_policy(tmp_path)
 
