@@ -257,5 +257,7 @@ ARMS = {
         _zero_shot,
         seeded=False,
     ),
-    "planner": Arm("plans skills for k steps each with the library's dynamics", _planner),
+    "planner": Arm(
+        "plans skills to hold for k steps with the dynamics of the library; no learning", _planner
+    ),
 }

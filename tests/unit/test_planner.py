@@ -32,7 +32,7 @@ from etude.skills.learners.dads import Dads
 from etude.skills.library import SkillLibrary, write
 from etude.skills.library_data import Contents, SetData
 from etude.skills.mlp import MLP
-from etude.skills.spaces import Cube, Discrete, SkillSpace
+from etude.skills.spaces import Cube, Discrete, SkillSpace, Sphere
 from etude.skills.vec_env import LibraryLevel
 
 BODY, TASK = "point-open", "point-open-goal"
@@ -194,6 +194,14 @@ def test_it_goes_to_the_goal_and_stops_there(horizon: int) -> None:
     for _ in range(12):
         obs[:, :2] += 10 * STEP * controller.act(obs)
     assert np.linalg.norm(obs[:, :2] - obs[:, 4:], axis=1).max() < 0.3
+
+
+def test_it_chooses_skills_of_the_library_s_own_space() -> None:
+    obs = at([[0, 0]], [[3, 4]])
+    controller = planner(a_set(Sphere(2), dynamics=walking()))
+    controller.reset(obs)
+    np.testing.assert_allclose(controller.act(obs), [[0.6, 0.8]], atol=0.1)
+    assert Sphere(2).contains(controller.act(obs))
 
 
 @pytest.mark.parametrize(
