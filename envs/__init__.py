@@ -10,6 +10,8 @@ _CHANGED = (*(f"gravity-{n}" for n in (25, 50, 200, 500)), *(f"actuator-{n}" for
 LIMITS = {
     "ant": 200,
     "half-cheetah": 200,
+    "reacher": 50,
+    "pusher": 50,
     "point-open": 200,
     "point-maze-u": 300,
     "point-maze-large": 600,
@@ -26,6 +28,10 @@ LIMITS = {
     "ant-waypoints-gear-30": 1000,
     "ant-maze-u": 700,
     "ant-maze-large": 1000,
+    "reacher-sequence": 150,
+    "push-sparse": 50,
+    "half-cheetah-run": 1000,
+    "reacher-dense": 50,
     **{f"{body}-{change}": 200 for body in ("ant", "half-cheetah") for change in _CHANGED},
 }
 """Our id -> the time limit of an episode in steps."""

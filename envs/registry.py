@@ -21,6 +21,8 @@ def _maker(module: str, name: str, *args: Any) -> Callable[[], Any]:
 BODIES: dict[str, Callable[[], Body]] = {
     "ant": _maker("bodies.locomotion", "Ant"),
     "half-cheetah": _maker("bodies.locomotion", "HalfCheetah"),
+    "reacher": _maker("bodies.reacher", "Reacher"),
+    "pusher": _maker("bodies.pusher", "Pusher"),
     "point-open": _maker("bodies.points", "PointOpen"),
     "point-maze-u": _maker("bodies.points", "PointMazeU"),
     "point-maze-large": _maker("bodies.points", "PointMazeLarge"),
@@ -59,6 +61,10 @@ TASKS: dict[str, Callable[[], Task]] = {
     "ant-waypoints-gear-30": _maker("tasks.ant", "AntWaypoints", 30),
     "ant-maze-u": _maker("tasks.ant", "AntMaze", "ant-maze-u"),
     "ant-maze-large": _maker("tasks.ant", "AntMaze", "ant-maze-large"),
+    "reacher-sequence": _maker("tasks.reacher", "ReacherSequence"),
+    "push-sparse": _maker("tasks.push", "PushSparse"),
+    "half-cheetah-run": _maker("tasks.dense", "HalfCheetahRun"),
+    "reacher-dense": _maker("tasks.dense", "ReacherDense"),
 }
 
 

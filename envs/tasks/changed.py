@@ -9,14 +9,9 @@ few fixed percentages, and of an ant always the first leg is weak, of a half-che
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-
 from etude.envs.bodies.locomotion import Ant, HalfCheetah
-from etude.envs.body import Task, View
 from etude.envs.changes import Change
-from etude.envs.tasks.base import Outcome, extend
+from etude.envs.tasks.dense import OwnReward
 
 BODIES = {
     "ant": (Ant, ("hip_1", "ankle_1")),
@@ -25,45 +20,19 @@ BODIES = {
 """Each body with the joints of the leg that may be weak."""
 
 
-class Changed(Task):
-    """Run on, changed as the body is: the reward is the body's, at every step.
+class Changed(OwnReward):
+    """Run on, changed as the body is; returns are compared with those of the whole body."""
 
-    No fields, no ending, and no success: returns are compared.
-    """
-
-    state_dim = 0
-
-    def __init__(self, body: str, what: str, percent: int) -> None:
+    def __init__(self, name: str, what: str, percent: int) -> None:
         """Describe the task.
 
         Args:
-            body: its id.
+            name: of the body.
             what: "gravity", or "actuator" for the torque of one leg.
             percent: what is left of it.
         """
-        make, leg = BODIES[body]
+        make, leg = BODIES[name]
         left = percent / 100
         weak = tuple((joint, left) for joint in leg)
-        change = Change(gravity=left) if what == "gravity" else Change(torque=weak)
-        self.body = make(change)
-        name, limit = f"{body}-{what}-{percent}", self.body.spec.max_steps
-        self.spec = extend(self.body, name, [], {}, limit, "reward: the body's own")
-
-    def reset(
-        self, rng: np.random.Generator, qpos: np.ndarray, qvel: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The body starts as it does without a task."""
-        return qpos, qvel, np.zeros(0)
-
-    def observe(self, state: np.ndarray, view: View) -> np.ndarray:
-        """Nothing, (n, 0)."""
-        return np.zeros((len(state), 0))
-
-    def step(self, state: np.ndarray, view: View, rngs: Sequence[np.random.Generator]) -> Outcome:
-        """Nothing is paid here, nothing ends and nothing succeeds."""
-        never = np.zeros(len(state), dtype=bool)
-        return np.zeros(len(state)), never, never.copy()
-
-    def dense(self, before: View, after: View, action: np.ndarray) -> np.ndarray:
-        """The body's own reward, (n,)."""
-        return self.body.reward(before, after, action)
+        body = make(Change(gravity=left) if what == "gravity" else Change(torque=weak))
+        super().__init__(f"{name}-{what}-{percent}", body, body.spec.max_steps)
