@@ -6,6 +6,7 @@ where the answer is known (`bench/empowerment.py`).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -28,11 +29,13 @@ def test_skills_of_the_point_cover_more_than_before(
 ) -> None:
     run = Discovery(replace(preset(learner, "point-open"), {"seed": seed, "steps": STEPS}))
     before = measured(run)
+    began = time.process_time()
     run.run()
+    seconds = time.process_time() - began  # of a processor, whoever else is using it
     after = measured(run)
     assert after["policy_coverage"] > 3 * before["policy_coverage"], (before, after)
     assert after["displacement"] > 3 * before["displacement"], (before, after)
-    assert run.seconds < 60
+    assert seconds < 60
     record_property("count", 1)
 
 
