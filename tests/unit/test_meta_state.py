@@ -23,8 +23,10 @@ from etude.envs.registry import make_vec, spec
 from etude.errors import CheckpointError, LibraryError, Stopped
 from etude.logger import Logger
 from etude.skills.compose import ComposeConfig, compose
+from etude.skills.durations import Duration
 from etude.skills.library import MLP, SetData, SkillLibrary
 from etude.skills.library_data import Contents
+from etude.skills.predicates import annotate
 from etude.skills.spaces import Discrete, SkillSpace, Sphere
 from etude.skills.vec_env import LibraryLevel, SkillVecEnv
 
@@ -37,6 +39,12 @@ HYPER = {
     "dqn": MetaConfig(**SMALL, **REPLAY, target_period=20, exploration=0.9),
 }
 SPACES = {"ppo": Discrete(4), "sac": Sphere(2), "dqn": Discrete(4)}
+OPTIONS = {  # algorithm, durations, whether every step is learnt from
+    "random": ("ppo", "random", False),
+    "every step": ("sac", "random", True),
+    "masks": ("maskable-ppo", "chosen", False),
+}
+SPACES["maskable-ppo"] = Discrete(4)
 
 
 def compass(space: SkillSpace) -> SkillLibrary:
@@ -67,12 +75,44 @@ def leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: np.asarray(tree).tobytes() if hasattr(tree, "__array__") else tree}
 
 
-def train(algo: str, folder: Path, keeper: Keeper, die_at: int = 10**9) -> dict[str, Any]:
+def with_options(name: str) -> BaseAlgorithm:
+    """An untrained model whose decisions last unalike."""
+    algo, mode, every_step = OPTIONS[name]
+    library = compass(SPACES[algo])
+    if name == "masks":
+        rows = [{"id": i, "z": np.eye(4)[i]} for i in range(4)]
+        data = dataclasses.replace(library.data, skills=rows)
+        library = SkillLibrary(Contents("compass", library.env, [data]))
+        rule = {
+            "initiation": {"field": "x", "below": 0.3},
+            "termination": {"field": "x", "above": 0.2},
+        }
+        library = annotate(library, {0: rule})
+    level = LibraryLevel.for_spec(library, spec(TASK))
+    venv = SkillVecEnv(
+        make_vec(TASK, 4, threads=1, max_steps=130),
+        level,
+        Duration(K, mode),
+        0.99,
+        every_step=every_step,
+    )
+    hyper = HYPER[algo]
+    return meta.make_model(algo, venv, gamma=0.99, k=K, seed=1, hyper=hyper, every_step=every_step)
+
+
+def train(
+    algo: str,
+    folder: Path,
+    keeper: Keeper,
+    die_at: int = 10**9,
+    make: Callable[[str], BaseAlgorithm] = model_of,
+    budget: int = BUDGET,
+) -> dict[str, Any]:
     """Train a new model to the end, or to `Stopped` or `Killed`; what there is at the end."""
-    model, log = model_of(algo), Logger(folder, keeper.env_steps or 0)
+    model, log = make(algo), Logger(folder, keeper.env_steps or 0)
     try:
         stats = meta.train(
-            model, BUDGET, log=log, points=20, keeper=keeper, callbacks=[Deadly(die_at)]
+            model, budget, log=log, points=20, keeper=keeper, callbacks=[Deadly(die_at)]
         )
     finally:
         log.close()
@@ -133,6 +173,21 @@ def test_a_run_that_is_stopped_goes_on_exactly(whole, tmp_path):
         assert keeper.env_steps == tree["counter"]["env_steps"]
     assert sum(inside) >= 2
     assert differing(train(algo, tmp_path, Keeper(tmp_path / "checkpoints", 0)), expected) == set()
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_decisions_of_unlike_lengths_go_on_exactly(name, tmp_path, monkeypatch):
+    monkeypatch.setitem(HYPER, "maskable-ppo", HYPER["ppo"])
+    run = {"make": with_options, "budget": 1500}
+    expected = train(name, tmp_path / "whole", Keeper(tmp_path / "none", 0), **run)
+    lengths = {value for _, key, value in expected["rows"] if key == "meta/decision_steps"}
+    assert len(lengths) > 3
+    for call in (5, 17):
+        keeper = Keeper(tmp_path / "checkpoints", 0, at(call))
+        with pytest.raises(Stopped):
+            train(name, tmp_path / "run", keeper, **run)
+    found = train(name, tmp_path / "run", Keeper(tmp_path / "checkpoints", 0), **run)
+    assert differing(found, expected) == set()
 
 
 def test_a_run_that_is_killed_goes_on_exactly(whole, tmp_path, monkeypatch):
@@ -223,3 +278,16 @@ def test_another_library_task_or_setting_is_refused(tmp_path):
     other = dataclasses.replace(config, k=7)
     with pytest.raises(CheckpointError, match="other settings than are asked for"):
         compose(library, TASK, other, keeper=Keeper(tmp_path, 0))
+
+
+def test_a_run_from_before_a_setting_existed_goes_on(tmp_path):
+    """What its checkpoint does not name has the default."""
+    library = compass(Sphere(2))
+    config = ComposeConfig(env_steps=2000, num_envs=2, hyper=HYPER["ppo"])
+    keeper = Keeper(tmp_path, 0, at(3))
+    with pytest.raises(Stopped):
+        compose(library, TASK, config, keeper=keeper)
+    again = Keeper(tmp_path, 0)
+    for name in ("duration", "menu", "every_step", "fallback"):
+        del again.tree["about"]["config"][name]
+    assert compose(library, TASK, config, keeper=again).stats.env_steps >= 2000

@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 import etude
 from etude.envs import registry
 from etude.errors import UsageError
+from etude.skills.durations import Duration
 from etude.skills.env import SkillEnv
 from etude.skills.library import MLP, SetData, SkillLibrary, write
 from etude.skills.spaces import Cube, Discrete, Gaussian, SkillSpace, Sphere
@@ -221,6 +222,9 @@ def test_actions_are_the_spaces(tmp_path: Path, space: SkillSpace) -> None:
         ({"gamma": 1.1}, "gamma = 1.1"),
         ({"reward": "summ"}, 'did you mean "sum"'),
         ({"smdp": "exakt"}, 'did you mean "exact"'),
+        ({"every_step": True, "reward": "last"}, 'take "discounted" with "exact"'),
+        ({"every_step": True, "smdp": "per_decision"}, '"sum" with "per_decision"'),
+        ({"fallback": 3}, 'unknown skill id to fall back to "3"'),
     ],
 )
 def test_settings_are_checked(line: Path, settings: dict[str, Any], match: str) -> None:
@@ -250,7 +254,15 @@ def test_a_missing_time_limit_is_mentioned(line: Path) -> None:
 
 
 def test_sb3_accepts_it(line: Path, cheetah: Path) -> None:
-    check_env(SkillEnv(make_line(), line, k=3))
+    for options in (
+        {},
+        {"every_step": True},
+        {"k": Duration(3, "chosen")},
+        {"k": Duration(3, "random")},
+    ):
+        check_env(SkillEnv(make_line(), line, **({"k": 3} | options)))
+    env = gymnasium.make("etude/HalfCheetahGoal-v0")
+    check_env(SkillEnv(env, cheetah, k=Duration(3, "chosen"), every_step=True))
     for env_id in ("etude/HalfCheetahGoal-v0", "HalfCheetah-v5"):
         check_env(SkillEnv(gymnasium.make(env_id), cheetah, k=3))
 
@@ -304,25 +316,32 @@ def test_the_cards_example_runs(
     assert names["info"]["skill"]["duration"] == 25 and names["library"].name == "tested"
 
 
-@pytest.mark.slow
-def test_spawned_workers(cheetah: Path) -> None:
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "start", ["fork", pytest.param("forkserver", marks=SLOW), pytest.param("spawn", marks=SLOW)]
+)
+def test_workers(cheetah: Path, start: str) -> None:
     """Each process imports, registers the environments and loads the library by itself."""
-    steps = []
-    for vec_env_cls, kwargs in ((None, None), (SubprocVecEnv, {"start_method": "spawn"})):
+    found = []
+    for vec_env_cls, kwargs in ((None, None), (SubprocVecEnv, {"start_method": start})):
         venv = make_vec_env(
             "etude/HalfCheetahGoal-v0",
             n_envs=2,
             seed=0,
             wrapper_class=SkillEnv,
-            wrapper_kwargs={"library": str(cheetah), "k": 5},
+            wrapper_kwargs={"library": str(cheetah), "k": Duration(5, "random")},
             vec_env_cls=vec_env_cls,
             vec_env_kwargs=kwargs,
         )
         venv.reset()
-        steps.append(venv.step(np.array([[1, 0], [0, 1]], np.float32)))
+        found.append(venv.step(np.array([[1, 0], [0, 1]], np.float32)))
         venv.close()
-    np.testing.assert_allclose(steps[0][0], steps[1][0], rtol=1e-6)
-    assert steps[1][3][0]["skill"]["duration"] == 5
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-6)
+    skills = [[info["skill"] for info in infos] for *_, infos in found]
+    assert [s["duration"] for s in skills[0]] == [s["duration"] for s in skills[1]]
+    assert 3 <= skills[0][0]["duration"] <= 7
 
 
 def test_skill_env_needs_no_torch(cheetah: Path) -> None:

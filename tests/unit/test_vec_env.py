@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from etude.envs.registry import make_vec, spec
 from etude.errors import LibraryError, UsageError
+from etude.skills.durations import Duration
 from etude.skills.env import SkillEnv
 from etude.skills.library import MLP, SetData, SkillLibrary
 from etude.skills.library_data import Contents
+from etude.skills.predicates import annotate
 from etude.skills.spaces import Discrete, Sphere
 from etude.skills.vec_env import LibraryLevel, PrimitiveLevel, SkillVecEnv
 
@@ -186,36 +190,74 @@ def compass(space, body="point-maze-u", fields=None):
     return SkillLibrary(Contents("compass", env, [data]))
 
 
-@pytest.mark.parametrize("space", [Sphere(2), Discrete(8)])
-def test_it_equals_one_skill_env_per_environment(space):
+def choices(space, n, rng):
+    """Random choices of a controller, (n, …)."""
+    if isinstance(space, spaces.Box):
+        return rng.uniform(-1, 1, (n, *space.shape)).astype(np.float32)
+    return np.stack([space.sample() for _ in range(n)])
+
+
+def ruled(library):
+    """Skill 0 ends at the right, and skill 1 may not begin there."""
+    rows = [{"id": i, "z": np.eye(8)[i]} for i in range(8)]
+    data = dataclasses.replace(library.data, skills=rows)
+    right = {"field": "x", "above": 0.1}
+    rules = {0: {"termination": right}, 1: {"initiation": {"not": right}}}
+    return annotate(SkillLibrary(Contents("compass", library.env, [data])), rules)
+
+
+@pytest.mark.parametrize(
+    ("space", "hold", "every_step"),
+    [
+        (Sphere(2), Duration(25), False),
+        (Discrete(8), Duration(25), False),
+        (Sphere(2), Duration(25, "random"), True),
+        (Discrete(8), Duration(12, "chosen"), False),
+        (Sphere(2), Duration(12, "chosen"), True),
+    ],
+)
+def test_it_equals_one_skill_env_per_environment(space, hold, every_step):
     """The same seeds and choices: decisions through both ways agree, ends of episodes included."""
-    library, task, n, k = compass(space), "point-maze-u-goal", 3, 25
+    library, task, n = compass(space), "point-maze-u-goal", 3
+    fallback = None
+    if isinstance(space, Discrete):
+        library, fallback = ruled(library), 2
+    options = {"every_step": every_step}
 
     def single():
-        return SkillEnv(gymnasium.make("etude/PointMazeUGoal-v0"), library, k=k, gamma=GAMMA)
+        env = gymnasium.make("etude/PointMazeUGoal-v0")
+        return SkillEnv(env, library, k=hold, gamma=GAMMA, fallback=fallback, **options)
 
     one = DummyVecEnv([single] * n)
-    level = LibraryLevel.for_spec(library, spec(task))
-    batched = SkillVecEnv(make_vec(task, n, threads=1), level, k, GAMMA, normalise=False)
+    level = LibraryLevel.for_spec(library, spec(task), fallback)
+    raw = make_vec(task, n, threads=1)
+    batched = SkillVecEnv(raw, level, hold, GAMMA, normalise=False, **options)
+    assert batched.action_space == one.action_space
+    assert batched.observation_space.shape == one.observation_space.shape
     one.seed(7)
     batched.seed(7)
     np.testing.assert_array_equal(one.reset(), batched.reset())
-    rng, ended = np.random.default_rng(0), 0
-    for _ in range(40):
+    one.action_space.seed(0)
+    rng, ended, reasons = np.random.default_rng(0), 0, set()
+    for _ in range(60):
         if isinstance(space, Discrete):
-            choice = rng.integers(space.dim, size=n)
-        else:
-            choice = rng.uniform(-1, 1, (n, 2)).astype(np.float32)
+            masks = (env.env_method("action_masks") for env in (one, batched))
+            np.testing.assert_array_equal(*masks)
+        choice = choices(one.action_space, n, rng)
         obs, reward, done, infos = one.step(choice)
         obs_b, reward_b, done_b, infos_b = batched.step(choice)
         np.testing.assert_allclose(obs_b, obs, atol=1e-5)
         np.testing.assert_allclose(reward_b, reward, rtol=1e-6)
         assert done_b.tolist() == done.tolist()
         for info, info_b in zip(infos, infos_b, strict=True):
+            skill, skill_b = info["skill"], info_b["skill"]
             for key in ("duration", "ended_by"):
-                assert info_b["skill"][key] == info["skill"][key]
-            assert info_b["skill"]["discount"] == pytest.approx(info["skill"]["discount"])
-            np.testing.assert_allclose(info_b["skill"]["z"], info["skill"]["z"])
+                assert skill_b[key] == skill[key]
+            reasons.add(skill["ended_by"])
+            assert skill_b["discount"] == pytest.approx(skill["discount"])
+            np.testing.assert_allclose(skill_b["z"], skill["z"])
+            for key in skill.get("within", ()):
+                np.testing.assert_allclose(skill_b["within"][key], skill["within"][key], atol=1e-5)
         for i in np.flatnonzero(done):
             ended += 1
             assert infos_b[i]["TimeLimit.truncated"] == infos[i]["TimeLimit.truncated"]
@@ -224,8 +266,44 @@ def test_it_equals_one_skill_env_per_environment(space):
                 infos_b[i]["terminal_observation"], infos[i]["terminal_observation"], atol=1e-5
             )
     assert ended >= n
+    assert ("skill" in reasons) == isinstance(space, Discrete)
     batched.close()
     one.close()
+
+
+def test_masks_where_nothing_is_masked_and_where_there_are_none():
+    """How MaskablePPO asks whether it can be used."""
+    task = "point-maze-u-goal"
+    for space, supported in ((Discrete(8), True), (Sphere(2), False)):
+        level = LibraryLevel.for_spec(compass(space), spec(task))
+        env = SkillVecEnv(make_vec(task, 3, threads=1), level, 5, GAMMA)
+        env.reset()
+        assert env.has_attr("action_masks") == supported
+        if supported:
+            assert (
+                np.stack(env.env_method("action_masks", indices=[0, 2])).tolist()
+                == [[True] * 8] * 2
+            )
+        with pytest.raises(UsageError, match="HerReplayBuffer does not know"):
+            env.env_method("compute_reward")
+        env.close()
+
+
+def test_every_step_of_a_decision_reports_what_it_still_earns():
+    env, _ = scripted(every_step=True)
+    first = env.reset()
+    assert first.shape[1] == env.observation_space.shape[0] and not first[:, -1].any()
+    env.step(ACTIONS)
+    obs, reward, _, infos = env.step(ACTIONS)
+    assert not obs[:, -1].any()
+    for i, tau in enumerate((3, 7, 10)):
+        within = infos[i]["skill"]["within"]
+        earned = [sum(GAMMA**m * (11 + j + m) for m in range(tau - j)) for j in range(tau)]
+        np.testing.assert_allclose(within["reward"], earned)
+        np.testing.assert_allclose(within["discount"], GAMMA ** np.arange(tau, 0, -1))
+        np.testing.assert_allclose(within["obs"][:, 2], 10 + np.arange(tau))
+        np.testing.assert_allclose(within["obs"][:, -1], np.arange(tau) / 10, rtol=1e-6)
+        assert within["reward"][0] == pytest.approx(reward[i])
 
 
 def test_flat_steps_equal_the_engines():
