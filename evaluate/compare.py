@@ -22,7 +22,7 @@ from etude.errors import EtudeError, UsageError, unknown
 from etude.evaluate.arms import ARMS, TrialSpec, run_trial
 from etude.evaluate.rollouts import TASK_EPISODES, check_body
 from etude.evaluate.trials import tables
-from etude.evaluate.trials.pool import cores, run_all, stopping
+from etude.evaluate.trials.pool import run_all, stopping
 from etude.skills.compose import ComposeConfig
 from etude.skills.library import SkillLibrary
 
@@ -112,6 +112,7 @@ def compare(
     save_minutes: float | None = None,
     stop: Callable[[], bool] = lambda: False,
     limit: float | None = None,
+    ray: bool = False,
 ) -> Comparison:
     """Run the trials that have no row in `folder/trials.csv` yet.
 
@@ -124,6 +125,7 @@ def compare(
             None: nothing is saved.
         stop: asked several times a second.
         limit: seconds after which a trial in a process of its own is given up; None: never.
+        ray: run the trials on a Ray cluster, see `run_all`.
 
     Raises:
         Stopped: `stop()` was true; no trial goes on.
@@ -136,8 +138,7 @@ def compare(
     function: Callable[[TrialSpec], dict[str, Any]] = run_trial
     if save_minutes is not None:
         function = partial(_kept_trial, folder=folder / KEPT, minutes=save_minutes)
-    workers = cores() if workers is None else workers
-    for spec, result in run_all(left, function, workers, stop, limit):
+    for spec, result in run_all(left, function, workers, stop, limit, ray):
         done += 1
         if isinstance(result, BaseException):
             note = _failure(spec, result)

@@ -1,7 +1,11 @@
-"""Jobs in processes of their own, one thread each: one that fails takes no other with it."""
+"""Jobs in processes of their own, one thread each: one that fails takes no other with it.
+
+Processes are this machine's, or those of a Ray cluster, whose machines must see the same files.
+"""
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -19,11 +23,12 @@ from concurrent.futures import (
 )
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from typing import Any, TypeVar
 
-from etude.errors import Stopped
+from etude.errors import Stopped, UsageError
 
 SPAWN = multiprocessing.get_context("spawn")  # forking a process with threads may hang it
 POLL, GRACE = 0.2, 2.5  # seconds between two looks at `stop`, and until a job is killed after it
@@ -37,9 +42,10 @@ R = TypeVar("R")
 def run_all(
     jobs: Sequence[J],
     function: Callable[[J], R],
-    workers: int,
+    workers: int | None,
     stop: Callable[[], bool] = lambda: False,
     limit: float | None = None,
+    ray: bool = False,
 ) -> Iterator[tuple[J, R | BaseException]]:
     """Run `function(job)` for every job; yields each job with its result, or its error, at its end.
 
@@ -48,24 +54,31 @@ def run_all(
     Args:
         jobs: picklable, as the results.
         function: importable by name.
-        workers: processes; 0 stays in this process.
+        workers: processes; 0 stays in this process; with `ray`, None takes all of the cluster.
         stop: asked several times a second.
         limit: seconds after which a job's process is killed; it yields a TimeoutError.
+        ray: run the jobs on the Ray cluster of RAY_ADDRESS, or on one that is started here.
 
     Raises:
         Stopped: `stop()` was true; jobs that asked `stopping` had time to end by themselves.
+        UsageError: Ray is not installed.
     """
+    if ray:
+        function, there = partial(_on_ray, function=function, limit=limit), _cluster()
+        workers, limit = workers or there, None
+    workers = cores() if workers is None else workers
     waiting, idle = deque(jobs), list[Executor]()
     running: dict[Future[R], tuple[Executor, J]] = {}
     before, clock = set(multiprocessing.active_children()), _Clock(limit)
-    end = SPAWN.Event() if workers else threading.Event()
+    threads = ray or workers == 0
+    end = threading.Event() if threads else SPAWN.Event()
     with _one_thread():
         try:
             while waiting or running:
                 if stop():
                     raise Stopped
                 while waiting and len(running) < max(1, workers):
-                    executor = idle.pop() if idle else _worker(workers, end)
+                    executor = idle.pop() if idle else _worker(threads, end)
                     job = waiting.popleft()
                     running[clock.start(executor, function, job)] = executor, job
                 clock.kill_the_late()
@@ -79,7 +92,7 @@ def run_all(
             end.set()
             wait(running, GRACE)
             for executor in (*idle, *(executor for executor, _ in running.values())):
-                executor.shutdown(wait=False, cancel_futures=True)
+                executor.shutdown(wait=ray, cancel_futures=True)
             # whoever was at work has had the time to save; to end takes Python another second
             for process in set(multiprocessing.active_children()) - before if running else ():
                 process.kill()
@@ -119,10 +132,53 @@ class _Clock:
         return error
 
 
-def _worker(workers: int, end: Event | threading.Event) -> Executor:
-    if workers == 0:
+def _worker(thread: bool, end: Event | threading.Event) -> Executor:
+    if thread:
         return ThreadPoolExecutor(1, initializer=_heed, initargs=(end,))
     return ProcessPoolExecutor(1, SPAWN, _begin, (end,))
+
+
+def _cluster() -> int:
+    """Join the Ray cluster of RAY_ADDRESS, or start one here; its cores."""
+    try:
+        ray = importlib.import_module("ray")
+    except ImportError:
+        raise UsageError(
+            "--ray needs Ray: pip install 'etude-rl[cluster]', or leave it out."
+        ) from None
+    if not ray.is_initialized():
+        here = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
+        settings = {"env_vars": dict.fromkeys(THREADS, "1")}
+        ray.init(log_to_driver=False, logging_level="error", runtime_env=settings, **here)
+    return int(ray.cluster_resources()["CPU"])
+
+
+def _on_ray(job: J, function: Callable[[J], R], limit: float | None) -> R:
+    """In a thread of this process: run the job on a core of the cluster and wait for it."""
+    ray = importlib.import_module("ray")
+    task = ray.remote(num_cpus=1, max_retries=0)(_with_one_thread).remote(function, job)
+    began = time.monotonic()
+    while not ray.wait([task], timeout=POLL)[0]:
+        if stopping():
+            ray.cancel(task)  # as Ctrl-C, upon which a run is saved
+            raise Stopped
+        if limit and time.monotonic() - began > limit:
+            ray.cancel(task, force=True)
+            raise TimeoutError(f"it took longer than {limit:g} s and was ended")
+    try:
+        result: R = ray.get(task)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayError as error:
+        raise BrokenProcessPool(str(error)) from None
+    return result
+
+
+def _with_one_thread(function: Callable[[J], R], job: J) -> R:
+    import torch
+
+    torch.set_num_threads(1)
+    return function(job)
 
 
 def _begin(end: Event) -> None:

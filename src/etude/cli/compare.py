@@ -28,7 +28,7 @@ from etude.evaluate.report import JSON
 from etude.evaluate.trials import learners as side_by_side
 from etude.evaluate.trials import tasks as suite
 from etude.evaluate.trials.learners import Trial
-from etude.evaluate.trials.pool import cores, run_all, stopping
+from etude.evaluate.trials.pool import run_all, stopping
 from etude.skills import learners
 
 ABOUT = """usage: compare learners|tasks [options]
@@ -62,6 +62,9 @@ class Learners(Config):
     """folder of the run folders"""
     workers: Annotated[int, Range(1, 256)] | None = None
     """trials that run at once, one core each (default: all cores)"""
+    ray: bool = False
+    """run the trials on the Ray cluster of RAY_ADDRESS, or on one started here; its machines must
+    see the same files"""
     table_only: bool = False
     """train nothing, write table and pictures anew"""
 
@@ -88,6 +91,9 @@ class Tasks(Config):
     """minutes after which a trial is given up; 0 = never"""
     workers: Annotated[int, Range(0, 256)] | None = None
     """trials that run at once, one core each (default: all cores; 0: in this process)"""
+    ray: bool = False
+    """run the trials on the Ray cluster of RAY_ADDRESS, or on one started here; its machines must
+    see the same files"""
     table_only: bool = False
     """train nothing, write table and pictures anew"""
 
@@ -131,7 +137,7 @@ def compare_tasks(asked: Tasks) -> int:
         asked.tasks or tuple(suite.SUITE),
         asked.arms or tuple(ARMS),
         range(asked.seeds),
-        asked.library,
+        _absolute(asked.library),
         **({"env_steps": asked.env_steps} if asked.env_steps else {}),
     )
     asked.out.mkdir(parents=True, exist_ok=True)
@@ -142,12 +148,13 @@ def compare_tasks(asked: Tasks) -> int:
             with runs.lock(asked.out), stop, Progress("tasks", len(specs), "trial") as progress:
                 found = compare(
                     specs,
-                    asked.out,
+                    asked.out.resolve(),
                     workers=asked.workers,
                     progress=lambda done, of, note: progress.to(done, note),
                     save_minutes=asked.save_minutes,
                     stop=stop,
                     limit=60 * asked.trial_minutes or None,
+                    ray=asked.ray,
                 )
         except Stopped:
             say("stopped; the same command goes on")
@@ -157,14 +164,19 @@ def compare_tasks(asked: Tasks) -> int:
     return int(bool(found.failures))
 
 
+def _absolute(library: str) -> str:
+    """A path that other processes can read, unless it is a name."""
+    return str(Path(library).resolve()) if library and Path(library).exists() else library
+
+
 def _run(trials: Sequence[Trial], asked: Learners) -> int:
     known = side_by_side.finished(asked.out)
     left = [trial for trial in trials if trial.key not in known]
-    workers = cores() if asked.workers is None else asked.workers
     done, failed = len(trials) - len(left), 0
     with runs.Stop() as stop, Progress("learners", len(trials), "trial") as progress:
         try:
-            for trial, result in run_all(left, partial(learn, parent=asked.runs), workers, stop):
+            job = partial(learn, parent=asked.runs.resolve())
+            for trial, result in run_all(left, job, asked.workers, stop, ray=asked.ray):
                 done += 1
                 if isinstance(result, BaseException):
                     failed += 1
