@@ -22,7 +22,7 @@ from etude.skills.spaces import Discrete, Sphere
 from etude.skills.vec_env import LibraryLevel
 
 TASK = "point-maze-u-goal"
-RIGHT = {"field": "x", "above": 0.1}
+RIGHT = {"field": "x", "above": -0.7}  # it begins at -1
 
 
 def compass(space, rules=None):
