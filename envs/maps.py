@@ -159,6 +159,27 @@ MAZE_LARGE = Map(
 )
 """15 m of way with six turns and four dead ends; no straight part is longer than 4 m."""
 
+FOUR_ROOMS = Map(
+    "four-rooms",
+    1,
+    (
+        "#############",
+        "#.....#.....#",
+        "#.....#.....#",
+        "#...........#",
+        "#.....#.....#",
+        "#.....#.....#",
+        "##.####.....#",
+        "#.....###.###",
+        "#.....#.....#",
+        "#.....#.....#",
+        "#...........#",
+        "#.....#....G#",
+        "#############",
+    ),
+)
+"""Four rooms with a door between neighbours: 104 cells (Sutton, Precup and Singh 1999)."""
+
 ANT_MAZE_U = replace(MAZE_U, name="ant-maze-u", cell=4.0)
 """The U for a robot: corridors of 4 m, 24 m of way."""
 

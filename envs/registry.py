@@ -23,6 +23,9 @@ BODIES: dict[str, Callable[[], Body]] = {
     "half-cheetah": _maker("bodies.locomotion", "HalfCheetah"),
     "reacher": _maker("bodies.reacher", "Reacher"),
     "pusher": _maker("bodies.pusher", "Pusher"),
+    "line-24": _maker("bodies.tables", "line"),
+    "four-rooms": _maker("bodies.tables", "four_rooms"),
+    "point-box": _maker("bodies.box", "PointBox"),
     "point-open": _maker("bodies.points", "PointOpen"),
     "point-maze-u": _maker("bodies.points", "PointMazeU"),
     "point-maze-large": _maker("bodies.points", "PointMazeLarge"),
@@ -47,6 +50,9 @@ TESTBEDS: dict[str, Callable[[], Body]] = {
 }
 
 TASKS: dict[str, Callable[[], Task]] = {
+    "line-option": _maker("tasks.options", "CellGoal", "line-option"),
+    "four-rooms-option": _maker("tasks.options", "CellGoal", "four-rooms-option"),
+    "point-nav": _maker("tasks.points", "PointNav"),
     "point-open-goal": _maker("tasks.points", "PointOpenGoal"),
     "point-maze-u-goal": _maker("tasks.points", "PointMazeGoal", "point-maze-u"),
     "point-maze-large-goal": _maker("tasks.points", "PointMazeGoal", "point-maze-large"),
