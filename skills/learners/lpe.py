@@ -11,11 +11,10 @@ the same states, or a code of noise, cost what they pretend to add. For every xi
 direction of the divergence and weight 1, J <= I(Z; S_n | s0).
 
 Deviations: the objective, open-loop skills and their uniform prior on a cube are the paper's; its
-optimiser, with one critic per weight of the policy, is out of reach of a laptop, and ours is the
-gradient through the model. Ours are also: y is one of K codes, so that the information of M skills
-of one start is exact and, by Jensen, not above that of all, and no posterior over z is fitted;
-omega(s0, a) regresses log p_eta(y | s_n), through which plans feel the divergence; the model
-maximises J for the plans in the replay, half of them random, where no constant code is best.
+optimiser, with a critic per weight of the policy, gave way to the gradient through the model. Ours
+are also: y is one of K codes, so that the information of M skills is exact and, by Jensen, not
+above that of all, and no posterior over z is fitted; omega(s0, a) regresses log p_eta(y | s_n), by
+which plans feel the divergence; the model maximises J for the replay's plans, some of them random.
 """
 
 from __future__ import annotations
@@ -60,14 +59,14 @@ class Lpe(Learner):
         """skills M of one start in an update; J is at most log M nats"""
         hidden: tuple[Annotated[int, Range(1)], ...] = (128, 128)
         """widths of the hidden layers of every network"""
-        lr: Annotated[float, Range(0, 1, open_low=True)] = 1e-3
+        lr: Annotated[float, Range(0, 1, open_low=True)] = 3e-3
         """learning rate of the model"""
         policy_lr: Annotated[float, Range(0, 1, open_low=True)] = 1e-3
         """learning rate of the plans"""
         model_first: Annotated[int, Range(0)] = 2000
         """updates of the model alone, before the plans move"""
-        spread: Annotated[float, Range(0, open_low=True)] = 10.0
-        """factor on the policy's last layer at the start, so that plans differ from the first"""
+        spread: Annotated[float, Range(0, open_low=True)] = 5.0
+        """factor on the policy's first weights of z, so that plans differ from the first"""
         random: Annotated[float, Range(0, 1)] = 0.5
         """share of the plans tried out that are uniform, so that the model knows the others"""
         noise: Annotated[float, Range(0)] = 0.1
@@ -84,7 +83,7 @@ class Lpe(Learner):
         self.omega = mlp((obs + plan, *hidden, config.codes), layer_norm=True)
         self.value = mlp((self.seen, *hidden, 1))
         with torch.no_grad():
-            self.pi[-1].weight.mul_(config.spread)  # type: ignore[operator]
+            self.pi[0].weight[:, obs:] *= config.spread  # type: ignore[index, operator]
         weights = [p for k, p in self.named_parameters() if not k.startswith("pi.")]
         self.model_optimiser = torch.optim.Adam(weights, config.lr, fused=True)
         self.policy_optimiser = torch.optim.Adam(self.pi.parameters(), config.policy_lr, fused=True)
@@ -105,14 +104,15 @@ class Lpe(Learner):
         plan = batch.action[:, :: self.config.hold].flatten(1)  # (B, knots A)
         rows = len(plan) // (m := min(self.config.particles, len(plan))) * m
         starts, plans = batch.obs[:rows:m], plan[:rows].unflatten(0, (-1, m))  # (G, O), (G, M, …)
-        bound = self.bound(starts)  # (G,)
+        with torch.set_grad_enabled(self.updates >= self.config.model_first):
+            bound = self.bound(starts)  # (G,)
         predicted, read = self.log_xi(batch.obs, plan), self.encode(batch.next_obs)  # (B, K)
         divergence = categorical_kl(predicted, read).mean()
         diversity = categorical_information(self.log_xi(spread(starts, plans), plans)).mean()
         felt = self.omega(torch.cat((batch.obs, plan), -1))  # (B, K)
         regression = (felt - read.detach().clamp_min(LEAST)).square().sum(-1).mean()
-        value = (self._empowerment(starts) - bound.detach()).square().mean()
-        if self.updates >= self.config.model_first:
+        value = (self.empowerment(starts) - bound.detach()).square().mean()
+        if bound.requires_grad:
             descend(self.policy_optimiser, -bound.mean())
         descend(self.model_optimiser, divergence - diversity + regression + value)
         self.updates += 1
@@ -143,7 +143,7 @@ class Lpe(Learner):
     @torch.no_grad()
     def signal(self, batch: Batch) -> Tensor:
         """Empowerment of where a step leads, as a reward for any agent."""
-        return self._empowerment(batch.next_obs).unsqueeze(-1)
+        return self.empowerment(batch.next_obs).unsqueeze(-1)
 
     @torch.no_grad()
     def goal_skill(self, obs: Tensor, goal: Tensor) -> Tensor:
@@ -190,8 +190,8 @@ class Lpe(Learner):
         anything = like.uniform_(-1, 1, generator=g).to(plan)
         return torch.where(chosen, anything, (plan + noise).clamp(-1, 1))
 
-    def _empowerment(self, obs: Tensor) -> Tensor:
-        """J as learned, (B,)."""
+    def empowerment(self, obs: Tensor) -> Tensor:
+        """E(s0) in nats, (B,): J at normalised states (B, O), learned on the way to it."""
         return torch.as_tensor(self.value(obs[:, self.columns]).squeeze(-1))
 
 
