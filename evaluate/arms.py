@@ -176,12 +176,17 @@ def _untrained(spec: TrialSpec, library: SkillLibrary, **kept: Keeper) -> Found:
 
 
 def _flat(
-    spec: TrialSpec, library: SkillLibrary, k: int = 1, extra: int = 0, **kept: Keeper
+    spec: TrialSpec,
+    library: SkillLibrary,
+    k: int = 1,
+    extra: int = 0,
+    algo: Literal["ppo", "sac"] | None = None,
+    **kept: Keeper,
 ) -> Found:
     # `hyper` is left out: it was chosen for the arms with skills
     given = spec.config
     config = ComposeConfig(
-        algo=spec.flat_algo,
+        algo=algo or spec.flat_algo,
         k=k,
         gamma=given.gamma,
         env_steps=given.env_steps + extra,
@@ -190,6 +195,14 @@ def _flat(
         smdp=given.smdp,
     )
     return _trained(flat(spec.task, config, **kept))
+
+
+def _flat_ppo(spec: TrialSpec, library: SkillLibrary, **kept: Keeper) -> Found:
+    return _flat(spec, library, algo="ppo", **kept)
+
+
+def _flat_sac(spec: TrialSpec, library: SkillLibrary, **kept: Keeper) -> Found:
+    return _flat(spec, library, algo="sac", **kept)
 
 
 def _flat_long(spec: TrialSpec, library: SkillLibrary, **kept: Keeper) -> Found:
@@ -246,6 +259,8 @@ def _best_skill(spec: TrialSpec, library: SkillLibrary, **_: Keeper) -> Found:
 ARMS = {
     "hierarchical": Arm("learns which skill of the library to hold for k steps", _hierarchical),
     "flat": Arm("learns single actions, without skills", _flat),
+    "flat-ppo": Arm("as flat, by PPO whatever the arms with skills use", _flat_ppo),
+    "flat-sac": Arm("as flat, by SAC whatever the arms with skills use", _flat_sac),
     "flat-long": Arm("as flat, with the library's pretraining steps on top", _flat_long),
     "action-repeat": Arm("learns actions held for k steps, without skills", _action_repeat),
     "untrained": Arm("as hierarchical, on the library with random weights", _untrained),

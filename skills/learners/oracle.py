@@ -1,0 +1,55 @@
+"""Oracle: directions by hand, the ceiling of what directions in the plane can do on a task.
+
+Not a method of skill discovery: somebody has said which coordinates matter (`skill_obs`, the
+position of a body) and the reward is the distance covered along the skill,
+
+    r = (x' - x) . z,   z on the unit sphere,
+
+in units of the normaliser. A controller that fails with these skills would fail with any that were
+discovered, so whoever doubts a result on a task looks here first. The skills have the form of those
+of METRA with phi = x, and answer goals in the same way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from etude.agents.replay import Batch
+from etude.skills.learners.base import Learner, LearnerConfig, Spec
+from etude.skills.spaces import Sphere
+
+
+class Oracle(Learner):
+    """Rewards the way that the coordinates of `skill_obs` move along z."""
+
+    @dataclass(frozen=True)
+    class Config(LearnerConfig):
+        """Settings of the oracle: the coordinates, and nothing else."""
+
+    def __init__(self, spec: Spec, config: Config) -> None:
+        super().__init__(spec, config)
+        self.space = Sphere(self.seen)
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        return {"skill/progress": self.signal(batch).mean()}  # there is nothing to learn
+
+    @torch.no_grad()
+    def signal(self, batch: Batch) -> Tensor:
+        step = self.encode(batch.next_obs) - self.encode(batch.obs)  # (B, Z)
+        return (step * batch.skill).sum(-1, keepdim=True)  # (B, 1)
+
+    def encode(self, obs: Tensor) -> Tensor:
+        return obs[:, self.columns]
+
+    def goal_skill(self, obs: Tensor, goal: Tensor) -> Tensor:
+        return nn.functional.normalize(self.encode(goal) - self.encode(obs), dim=-1)
+
+    def export(self) -> dict[str, nn.Sequential]:
+        phi = nn.Linear(self.seen, self.seen)
+        with torch.no_grad():
+            phi.weight.copy_(torch.eye(self.seen))
+            phi.bias.zero_()
+        return {"phi": nn.Sequential(phi)}

@@ -1,0 +1,49 @@
+"""The oracle's reward is the way along the skill, and its skills answer goals exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from etude.agents.replay import Batch
+from etude.skills.learners.base import Spec
+from etude.skills.learners.oracle import Oracle
+
+FIELDS = {"place": slice(0, 2), "speed": slice(2, 4)}
+
+
+def oracle(*names: str) -> Oracle:
+    return Oracle(Spec(FIELDS, 4, 2), Oracle.Config(skill_obs=names))
+
+
+def batch(learner: Oracle, n: int = 64) -> Batch:
+    rng = np.random.default_rng(0)
+    obs, next_obs = rng.normal(size=(2, n, 4)).astype(np.float32)
+    parts = (obs, np.zeros((n, 2), np.float32), next_obs, learner.space.sample(rng, n))
+    return Batch(*map(torch.from_numpy, parts), torch.zeros(n), torch.zeros(n))
+
+
+@pytest.mark.parametrize("names", [("place",), ("speed",), ()])
+def test_the_reward_is_the_way_along_the_skill(names: tuple[str, ...]) -> None:
+    learner = oracle(*names)
+    one = batch(learner)
+    columns = [i for name in names or FIELDS for i in range(*FIELDS[name].indices(4))]
+    moved = (one.next_obs - one.obs).numpy()[:, columns]
+    expected = np.einsum("bz,bz->b", moved, one.skill.numpy())
+    np.testing.assert_allclose(learner.signal(one)[:, 0], expected, atol=1e-6)
+    assert learner.update(one)["skill/progress"] == pytest.approx(expected.mean(), abs=1e-6)
+
+
+def test_a_goal_is_answered_by_the_direction_to_it() -> None:
+    learner = oracle("place")
+    obs, goal = torch.zeros(2, 4), torch.tensor([[3.0, 4, 9, 9], [0, -2, 9, 9]])
+    way = torch.tensor([[0.6, 0.8], [0, -1]])
+    torch.testing.assert_close(learner.goal_skill(obs, goal), way)
+
+
+def test_the_library_gets_the_coordinates_themselves() -> None:
+    learner = oracle("speed")
+    obs = batch(learner).obs
+    phi = learner.export()["phi"]
+    torch.testing.assert_close(phi(obs[:, learner.columns]), learner.encode(obs))
