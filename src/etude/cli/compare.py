@@ -76,7 +76,7 @@ class Tasks(Config):
     tasks: tuple[str, ...] = ()
     """of the suite (default: all of it)"""
     arms: tuple[str, ...] = ()
-    """ways to solve a task, see `compose --help` (default: all)"""
+    """ways to solve a task, see `compose --help` (default: all, with PPO and SAC as flat ones)"""
     library: str = ""
     """folder or name of one library for all tasks (default: each task's own in the zoo)"""
     seeds: Annotated[int, Range(1, 100)] = 3
@@ -135,7 +135,7 @@ def compare_tasks(asked: Tasks) -> int:
                 raise unknown(kind, name, known)
     specs = suite.plan_suite(
         asked.tasks or tuple(suite.SUITE),
-        asked.arms or tuple(ARMS),
+        asked.arms or suite.WAYS,
         range(asked.seeds),
         _absolute(asked.library),
         **({"env_steps": asked.env_steps} if asked.env_steps else {}),
