@@ -10,6 +10,7 @@ _CHANGED = (*(f"gravity-{n}" for n in (25, 50, 200, 500)), *(f"actuator-{n}" for
 LIMITS = {
     "ant": 200,
     "half-cheetah": 200,
+    "walker2d": 500,
     "reacher": 50,
     "pusher": 50,
     "line-24": 60,

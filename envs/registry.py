@@ -21,6 +21,7 @@ def _maker(module: str, name: str, *args: Any) -> Callable[[], Any]:
 BODIES: dict[str, Callable[[], Body]] = {
     "ant": _maker("bodies.locomotion", "Ant"),
     "half-cheetah": _maker("bodies.locomotion", "HalfCheetah"),
+    "walker2d": _maker("bodies.locomotion", "Walker2d"),
     "reacher": _maker("bodies.reacher", "Reacher"),
     "pusher": _maker("bodies.pusher", "Pusher"),
     "line-24": _maker("bodies.tables", "line"),
