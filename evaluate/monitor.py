@@ -29,7 +29,7 @@ from etude.errors import ImpossibleError, UsageError
 from etude.evaluate.capacity import limit
 from etude.evaluate.metrics import RunningCoverage, policy_metrics
 from etude.evaluate.rollouts import EPISODES, STEPS, Skills, rollout_skills
-from etude.evaluate.skillset_mi import FOLDS, LEAST, WIDTH, rollout_mi
+from etude.evaluate.skillset_mi import FOLDS, LEAST, PARTS, WIDTH, SkillsetMI, rollout_mi
 from etude.logger import Logger
 
 FILE = "evaluations.csv"
@@ -43,18 +43,8 @@ COLUMNS = (
     "displacement",
     "x_range",
 )
-INFORMATION = (
-    "mi_nats",
-    "mi_low",
-    "mi_high",
-    "mi_entropy",
-    "mi_episodes",
-    "claimed",
-    "confirmed",
-    "confirmed_low",
-    "confirmed_high",
-    "alarm",
-)
+CLAIMED = ("claimed", "confirmed", "confirmed_low", "confirmed_high", "alarm")
+INFORMATION = ("mi_nats", "mi_low", "mi_high", "mi_entropy", "mi_episodes", *CLAIMED)
 """Columns that only some rows fill in."""
 COUNTS = ("steps", "updates", "mi_episodes", "alarm")
 CLAIM = "skill/bound"
@@ -220,7 +210,7 @@ class Monitor:
             return {}
         venv = self._venv
         assert venv is not None
-        found = rollout_mi(skills, venv, episodes=episodes, folds=FOLDS, stop=stop)
+        found = rollout_mi(skills, venv, episodes=episodes, steps=STEPS, folds=FOLDS, stop=stop)
         row = {
             "mi_nats": found.nats,
             "mi_low": found.low,
@@ -294,6 +284,13 @@ class Monitor:
         self.coverage.restore(tree["coverage"])
         self.history = self.history[: tree["evaluations"]]
         self._claims = deque(tree.get("claims", ()), CLAIMS)  # older checkpoints have none
+
+
+def information(row: Mapping[str, float]) -> SkillsetMI:
+    """What was measured for a row of `history` that has it."""
+    nats, low, high, entropy = (row[f"mi_{key}"] for key in ("nats", "low", "high", "entropy"))
+    rows = int(row["mi_episodes"]) // PARTS * FOLDS
+    return SkillsetMI(nats, low, high, entropy, entropy - nats, rows)
 
 
 def _error(row: Mapping[str, float], name: str) -> float:

@@ -19,11 +19,12 @@ from etude import checkpoint
 from etude.config import to_dict
 from etude.envs import registry
 from etude.envs.spec import EnvSpec
-from etude.evaluate import canvas, metrics, plots
+from etude.evaluate import canvas, metrics, monitor, plots
 from etude.evaluate.arms import ARMS
 from etude.evaluate.compare import Comparison
 from etude.evaluate.metrics import Discriminability
 from etude.evaluate.rollouts import EPISODES, STEPS, Rollouts, rollout_skills
+from etude.evaluate.skillset_mi import FOLDS, rollout_mi
 from etude.evaluate.statistics import summarise
 from etude.skills.library import SkillLibrary
 from etude.skills.library_card import markdown_table
@@ -46,6 +47,7 @@ def report_library(
     history: Sequence[Mapping[str, float]] = (),
     episodes: int = EPISODES,
     steps: int = STEPS,
+    mi_episodes: int = 0,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Measure and draw the skills of a library's acting set, and write a report of them.
@@ -58,6 +60,7 @@ def report_library(
         history: `Monitor.history` of the run that made the library, for its curve.
         episodes: for coverage.
         steps: of an episode.
+        mi_episodes: to measure with how many nats the skills tell; 0: as the run last did, if so.
         seed: of skills and starts.
 
     Returns:
@@ -81,6 +84,7 @@ def report_library(
         "metrics": metrics.policy_metrics(made.paths, spec.cell),
         "units": _units(spec),
         **_one_by_one(library, env_id, steps, seed),
+        "information": _information(library, env_id, history, mi_episodes, steps=steps, seed=seed),
         "history": list(history),
         "made_by": library.provenance,
         "provenance": provenance,
@@ -172,6 +176,32 @@ def _tell_apart(library: SkillLibrary, made: Rollouts, seed: int) -> Discriminab
     return metrics.discriminability(made.obs, made.skills, own, seed)
 
 
+def _information(
+    library: SkillLibrary,
+    env_id: str,
+    history: Sequence[Mapping[str, float]],
+    episodes: int,
+    **how: int,
+) -> dict[str, Any] | None:
+    """How many nats the skills tell, measured anew or by the run, and what the learner claims."""
+    last = next((row for row in reversed(history) if "mi_nats" in row), {})
+    if episodes:
+        found = rollout_mi(library, env_id, episodes=episodes, folds=FOLDS, **how)
+    elif last:
+        found, episodes, how = monitor.information(last), int(last["mi_episodes"]), {"steps": STEPS}
+    else:
+        return None
+    claim = {k: last[k] for k in monitor.CLAIMED} if "claimed" in last else None
+    return {
+        **asdict(found),
+        "skills": found.size,
+        "features": list(registry.spec(env_id).descriptor),
+        "episodes": episodes,
+        "steps": how["steps"],
+        "claim": claim,
+    }
+
+
 def _coverage_curve(history: Sequence[Mapping[str, float]], spec: EnvSpec) -> Figure:
     steps = np.array([row["steps"] for row in history], dtype=float)
     curves = {
@@ -255,7 +285,7 @@ Set `{data["library"]["set"]}` of library `{data["library"]["id"][:12]}`, learnt
 
 {_pictures(data["pictures"])}
 
-## Skill by skill
+{_information_text(told) if (told := data["information"]) else ""}## Skill by skill
 
 Means over {data["repeats"]} episodes each: how far the skill moves along each coordinate, and the
 distance from start to end; and the cells that these episodes visit together.
@@ -264,6 +294,39 @@ distance from start to end; and the cells that these episodes visit together.
 
 {_origin("How the skills were made", origin)}
 {_origin("How this was measured", data["provenance"])}"""
+
+
+def _information_text(found: Mapping[str, Any]) -> str:
+    seen = ", ".join(found["features"])
+    how = f"{found['episodes']:,} of {found['steps']} steps, {found['rows']:,} held out"
+    rows = [
+        ("information", f"{found['nats']:.3g} nats [{found['low']:.3g}, {found['high']:.3g}]"),
+        ("distinguishable skills, exp of it", f"{found['skills']:.3g}"),
+        ("H(Z), what there was to tell", f"{found['entropy']:.3g} nats"),
+        ("features f", f"{seen} at the end, given {seen} at the start"),
+        ("episodes", how),
+    ]
+    return f"""## What the skills tell
+
+A lower bound on the mutual information of skill and f, with its 95% interval. It compares libraries
+with the same f, network and number of episodes only. H(Z) of continuous skills is differential.
+
+{markdown_table(("", ""), rows)}
+
+{_claim_text(found["claim"]) if found["claim"] else ""}"""
+
+
+def _claim_text(claim: Mapping[str, float]) -> str:
+    """What the learner claims, and whether that was confirmed, in words."""
+    there = "{confirmed:.3g} [{confirmed_low:.3g}, {confirmed_high:.3g}]".format(**claim)
+    said = (
+        f"the learner claims {claim['claimed']:.3g} nats (`{monitor.CLAIM}`); {there} were measured"
+    )
+    if not claim["alarm"]:
+        return f"At the last check {said}: no contradiction.\n\n"
+    return f"""**Alarm:** at the last check {said}, less by more than three
+standard errors. Both bounds are lower ones: either the learner claims too much, or the measurement
+sees too little.\n\n"""
 
 
 def _comparison_text(data: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,20 +112,9 @@ def skillset_mi(
         UsageError: too few rows, no such number of folds, shapes that do not fit, or values that
             are not finite.
     """
-    z = space.check(skills).astype(np.float64)
-    given = [features] if starts is None else [features, starts]
-    parts = [np.asarray(part, np.float64) for part in given]
-    if z.ndim != 2 or len(z) < LEAST or any(p.ndim != 2 or len(p) != len(z) for p in parts):
-        shapes = ", ".join(str(part.shape) for part in (z, *parts))
-        raise UsageError(
-            f"skills, features and starts have shapes {shapes}: give a row for each of {LEAST} "
-            "episodes or more."
-        )
     if not 1 <= folds <= PARTS:
         raise UsageError(f"folds = {folds}: choose 1 to {PARTS}.")
-    context = np.concatenate(parts, axis=1)
-    if not np.isfinite(context).all():
-        raise UsageError("a feature is not finite: leave those episodes or features out.")
+    context, z = _rows(features, skills, space, starts)
     rng = np.random.default_rng(seed)
     order, prior = rng.permutation(len(z)), space.log_prob(z)
     found = []
@@ -170,34 +160,37 @@ def rollout_mi(
         Stopped: `stop()` was true.
         UsageError: no such environment or field, or too few episodes.
     """
+    given = nullcontext(env)
     if isinstance(env, str):
-        venv = registry.make_vec(env, max(1, min(TOGETHER, episodes)), max_steps=steps)
-        try:
-            return rollout_mi(
-                skills,
-                venv,
-                fields,
-                episodes=episodes,
-                steps=steps,
-                seed=seed,
-                folds=folds,
-                stop=stop,
-            )
-        finally:
-            venv.close()
-    columns = None if fields is None else _columns(env.env_spec, fields)
-    n = env.num_envs
+        given = closing(registry.make_vec(env, max(1, min(TOGETHER, episodes)), max_steps=steps))
+    with given as venv:
+        z, first, last = _ends(skills, venv, fields, episodes, steps, seed, stop)
+    return skillset_mi(last, z, skills.space, first, seed, folds, stop)
+
+
+def _ends(
+    skills: Skills,
+    venv: BatchedEnv,
+    fields: Sequence[str] | None,
+    episodes: int,
+    steps: int,
+    seed: int,
+    stop: Callable[[], bool],
+) -> tuple[NDArray[np.float32], Array, Array]:
+    """Skills (M, Z) and the features (M, F) of where their episodes began and ended."""
+    columns = None if fields is None else _columns(venv.env_spec, fields)
+    n = venv.num_envs
     turns = -(-episodes // n)
     z = skills.space.sample(np.random.default_rng(seed), turns * n)
     starts, ends = [], []
     for i in range(turns):
         own = z[i * n : (i + 1) * n]
-        made = rollout_skills(skills, env, z=own, steps=steps, seed=seed + i * n, stop=stop)
+        made = rollout_skills(skills, venv, z=own, steps=steps, seed=seed + i * n, stop=stop)
         seen = made.paths if columns is None else made.obs[..., columns]
         starts.append(seen[:, 0])
         ends.append(seen[:, -1])
     first, last = (np.concatenate(part)[:episodes] for part in (starts, ends))
-    return skillset_mi(last, z[:episodes], skills.space, first, seed, folds, stop)
+    return z[:episodes], first, last
 
 
 def _columns(spec: EnvSpec, fields: Sequence[str]) -> NDArray[np.int64]:
@@ -207,6 +200,25 @@ def _columns(spec: EnvSpec, fields: Sequence[str]) -> NDArray[np.int64]:
         if name not in found:
             raise unknown("observation field", name, found)
     return np.concatenate([np.arange(found[name].start, found[name].stop) for name in fields])
+
+
+def _rows(
+    features: ArrayLike, skills: ArrayLike, space: SkillSpace, starts: ArrayLike | None
+) -> tuple[Array, Array]:
+    """What skills are told by, (M, F + S), and the skills (M, Z); refuses what does not fit."""
+    z = space.check(skills).astype(np.float64)
+    given = [features] if starts is None else [features, starts]
+    parts = [np.asarray(part, np.float64) for part in given]
+    if z.ndim != 2 or len(z) < LEAST or any(p.ndim != 2 or len(p) != len(z) for p in parts):
+        shapes = ", ".join(str(part.shape) for part in (z, *parts))
+        raise UsageError(
+            f"skills, features and starts have shapes {shapes}: give a row for each of {LEAST} "
+            "episodes or more."
+        )
+    context = np.concatenate(parts, axis=1)
+    if not np.isfinite(context).all():
+        raise UsageError("a feature is not finite: leave those episodes or features out.")
+    return context, z
 
 
 def _mean(values: Array) -> Array:

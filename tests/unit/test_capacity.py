@@ -20,7 +20,8 @@ from etude.envs.testbeds.worlds import (
     t_maze,
 )
 from etude.errors import UsageError
-from etude.evaluate.capacity import capacity, mutual_information
+from etude.evaluate.capacity import capacity, limit, mutual_information
+from etude.skills.spaces import Cube, Discrete, Gaussian, SkillSpace, Sphere
 
 LN = math.log
 GRIDS = [  # side, start, n, slip, capacity, mutual information of uniform actions
@@ -162,3 +163,25 @@ def test_channel_is_the_product_of_the_matrices(slip: float) -> None:
     channel = grid(3, slip).channel(1, 2)
     for row, (first, second) in enumerate(itertools.product(range(5), repeat=2)):
         np.testing.assert_allclose(channel[row], (steps[first] @ steps[second])[1], atol=1e-15)
+
+
+CORNER = "grid-5-slip-bits-corner"
+LIMITS = [  # space, environment, steps of a plan, from the start only; the least limit and why
+    (Discrete(8), "point-open", 0, False, LN(8), "the logarithm of 8 skills"),
+    (Discrete(3), CORNER, 2, False, LN(3), "the logarithm of 3 skills"),
+    (Discrete(3), CORNER, 2, True, 0.95519, "the capacity of plans of 2 steps"),
+    (Cube(2), CORNER, 2, False, 1.40268, "the capacity of plans of 2 steps"),  # the centre
+    (Cube(2), CORNER, 0, False, LN(25), "the logarithm of 25 states"),
+    (Discrete(200), "four-rooms-stochastic", 0, False, LN(100), "the logarithm of 100 states"),
+    (Sphere(2), "grid-5", 20, True, LN(25), "the logarithm of 25 states"),  # 5^20 blocks
+    (Gaussian(2), "point-open", 10, True, math.inf, "no limit is known"),
+]
+
+
+@pytest.mark.parametrize(("space", "env", "planned", "first", "nats", "why"), LIMITS)
+def test_the_least_of_the_known_limits(
+    space: SkillSpace, env: str, planned: int, first: bool, nats: float, why: str
+) -> None:
+    found = limit(space, env, planned, first)
+    assert found.why == why
+    assert nats - 1e-5 <= found.nats <= nats + 2e-4 or found.nats == nats

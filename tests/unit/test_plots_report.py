@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,6 +19,7 @@ from etude.evaluate.arms import TrialSpec
 from etude.evaluate.compare import Comparison
 from etude.evaluate.report import report_comparison, report_library
 from etude.evaluate.rollouts import Rollouts, TaskRollouts, rollout_skills
+from etude.evaluate.skillset_mi import rollout_mi
 from etude.skills.compose import ComposeConfig
 from etude.skills.library import SkillLibrary, write
 from etude.skills.library_data import SetData
@@ -290,6 +292,62 @@ def test_report_of_a_library(tmp_path, discriminator):
     for name in data["pictures"]:
         assert f"({name})" in text
         assert (folder / name).stat().st_size < canvas.LIMIT
+
+
+CLAIM = {"claimed": 1.9, "confirmed": 1.2, "confirmed_low": 1.1, "confirmed_high": 1.3}
+
+
+@pytest.mark.parametrize("alarm", [None, 0, 1])
+def test_what_the_skills_tell_as_the_run_measured_it(tmp_path, alarm):
+    """Of its last such evaluation; no episode is acted out for it."""
+    library = compass(tmp_path / "library")
+    base = {"policy_coverage": 1, "queue_coverage": 1, "total_coverage": 1}
+    told = {"mi_nats": math.log(3), "mi_low": 1.0, "mi_high": 1.2, "mi_entropy": math.log(4)}
+    claim = {} if alarm is None else {**CLAIM, "alarm": alarm}
+    history = [
+        {"steps": 0, **base},
+        {"steps": 10, **base, **told, "mi_nats": 0.1, "mi_episodes": 50},
+        {"steps": 20, **base, **told, "mi_episodes": 480, **claim},
+        {"steps": 30, **base},
+    ]
+    out = tmp_path / "run"
+    data = report_library(
+        library, "point-open", out, provenance=PROVENANCE, history=history, episodes=4, steps=5
+    )
+    found = data["information"]
+    assert (found["nats"], found["low"], found["high"]) == (math.log(3), 1.0, 1.2)
+    assert found["skills"] == pytest.approx(3)
+    assert found["conditional"] == pytest.approx(math.log(4 / 3))
+    assert (found["features"], found["episodes"], found["steps"]) == (["x", "y"], 480, 200)
+    assert (found["rows"], found["claim"]) == (240, claim or None)
+    text = (out / "report.md").read_text()
+    for word in (
+        "| information | 1.1 nats [1, 1.2] |",
+        "| distinguishable skills, exp of it | 3 |",
+        "| H(Z), what there was to tell | 1.39 nats |",
+        "x, y at the end, given x, y at the start",
+        "480 of 200 steps, 240 held out",
+        "lower bound",
+    ):
+        assert word in text
+    said = "the learner claims 1.9 nats (`skill/bound`); 1.2 [1.1, 1.3] were measured"
+    assert (said in text) == (alarm is not None)
+    assert ("**Alarm:**" in text) == (alarm == 1)
+    assert ("no contradiction" in text) == (alarm == 0)
+
+
+def test_what_the_skills_tell_measured_for_the_report(tmp_path):
+    library, out = compass(tmp_path / "library"), tmp_path / "run"
+    how = {"provenance": PROVENANCE, "episodes": 4, "steps": 20, "seed": 2}
+    assert report_library(library, "point-open", out, **how)["information"] is None
+    assert "What the skills tell" not in (out / "report.md").read_text()
+    data = report_library(library, "point-open", out, mi_episodes=100, **how)
+    found = rollout_mi(library, "point-open", episodes=100, steps=20, seed=2, folds=5)
+    assert {k: data["information"][k] for k in dataclasses.asdict(found)} == dataclasses.asdict(
+        found
+    )
+    assert found.nats == pytest.approx(math.log(4), abs=0.1), "four ways, all told apart"
+    assert data["information"]["steps"] == 20
 
 
 def row(spec: TrialSpec, success: float | None) -> dict[str, object]:

@@ -217,6 +217,35 @@ def test_what_is_reported_was_neither_fitted_nor_stopped_by() -> None:
     assert skillset_mi(features, z, Discrete(4), seed=7).nats < -2
 
 
+def test_folds_report_on_more_rows_and_leak_nothing() -> None:
+    """Other laws in the last tenth but one: the second fold is the one that reports on it."""
+    z = Discrete(4).sample(np.random.default_rng(5), M)
+    later = np.random.default_rng(7).permutation(M)[-M // 5 : -M // 10]
+    features = z.copy()
+    features[later] = np.roll(z[later], 1, axis=1)
+    assert skillset_mi(features, z, Discrete(4), seed=7, folds=2).nats < -1
+    shuffled = z[np.random.default_rng(0).permutation(M)]
+    one, all_of_them = (skillset_mi(shuffled, z, Discrete(4), folds=n) for n in (1, 10))
+    assert (one.rows, all_of_them.rows) == (M // 10, M)
+    assert all_of_them.nats <= three_errors(all_of_them)
+    seen = [skillset_mi(z + np.float32(0.5), z, Discrete(4), folds=n) for n in (1, 10)]
+    assert seen[1].nats == pytest.approx(math.log(4), abs=0.02) and seen[1].rows == M
+
+
+def test_more_rows_make_the_interval_narrower() -> None:
+    features, z = symmetric(np.random.default_rng(3), 500)
+    one, five = (skillset_mi(features, z, Discrete(5), folds=n) for n in (1, 5))
+    assert five.error < 0.7 * one.error
+    assert five.error == pytest.approx((five.high - five.low) / 3.92)
+
+
+def test_a_fit_can_be_stopped() -> None:
+    z = Discrete(2).sample(np.random.default_rng(0), LEAST)
+    asked = iter([False, False, True])
+    with pytest.raises(Stopped):
+        skillset_mi(z, z, Discrete(2), stop=lambda: next(asked))
+
+
 def test_the_best_weights_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Much noise to learn by heart, at a rate that does so at once."""
     monkeypatch.setattr(etude.evaluate.skillset_mi, "RATES", (0.03,))
@@ -249,6 +278,9 @@ def test_bad_rows_are_named() -> None:
         skillset_mi(z, z, Discrete(2), z[:, 0])
     with pytest.raises(UsageError, match="not finite"):
         skillset_mi(z * np.nan, z, Discrete(2))
+    for folds in (0, 11):
+        with pytest.raises(UsageError, match=f"folds = {folds}: choose 1 to 10"):
+            skillset_mi(z, z, Discrete(2), folds=folds)
     with pytest.raises(UsageError, match="no skill of"):
         skillset_mi(z, z * 0.5, Discrete(2))
 
