@@ -77,6 +77,7 @@ class Discovery:
                 f"hold = {loop.hold} breaks off plans of {self.period} steps: choose a multiple."
             )
         self.dataset = self._dataset()
+        self.learner.offline = self.dataset is not None
         if self.dataset is None:
             sizes = spec.obs_dim, spec.action_dim, self.space.dim
             self.replay = Replay(loop.replay_capacity, loop.num_envs, *sizes, replay_seed, device)

@@ -116,6 +116,20 @@ def mix_starts(
     return {name: pool.detach()[chosen.to(pool.device)] for name, pool in pools.items()}
 
 
+def lambda_return(reward: Tensor, value: Tensor, gamma: float, lam: float) -> Tensor:
+    """Returns (B, H) of rollouts, R_t = r_t + gamma ((1 - lam) V_{t+1} + lam R_{t+1}), R_H = V_H.
+
+    reward (B, H) is paid for the steps, value (B, H + 1) belongs to the states around them. The
+    mixture over all n-step returns with weights (1 - lam) lam^(n-1), as in Dreamer (Hafner et al.
+    2020, arXiv:1912.01603).
+    """
+    steps, ahead = [], value[:, -1]
+    for t in reversed(range(reward.shape[1])):
+        ahead = reward[:, t] + gamma * torch.lerp(value[:, t + 1], ahead, lam)
+        steps.append(ahead)
+    return torch.stack(steps[::-1], 1)
+
+
 def smallest(q: Tensor, critics: int | None = None) -> Tensor:
     """The minimum (B, ...) over the first `critics` values of q (E, B, ...), of all by default."""
     if critics is not None and not 1 <= critics <= len(q):

@@ -5,7 +5,9 @@ and every predicted latent is compared with what a slow copy of the encoder sees
 
     L = mean_h |d(...d(e(s_0), a_0)..., a_{h-1}) - e'(s_h)|^2 + w_i L_inverse + w_v L_variance
 
-Steps after the end of an episode do not count. The form is that of TD-MPC2 (Hansen et al. 2024,
+Steps after the end of an episode do not count. With `decode` above zero a decoder reads the
+observation off every latent, predicted ones too, and L gets its squared error; without, the latent
+keeps only what can be predicted. The form is that of TD-MPC2 (Hansen et al. 2024,
 arXiv:2310.16828) and MR.Q (Fujimoto et al. 2025, arXiv:2501.16142). These have rewards and values,
 which keep the latent from collapsing to a constant; here two terms must do it: the action is
 recovered from neighbouring latents (Pathak et al. 2017, arXiv:1705.05363), and each dimension's
@@ -53,6 +55,8 @@ class LatentConfig(Config):
     """weight w_i of the inverse dynamics"""
     variance: Annotated[float, Range(0)] = 1.0
     """weight w_v of the variance term"""
+    decode: Annotated[float, Range(0)] = 0.0
+    """weight of the decoder's squared error; 0 = there is no decoder"""
     floor: Annotated[float, Range(0, 1)] = 0.2
     """deviation below which the variance term sets in, as a share of the largest that the norm
     allows to all dimensions at once (VICReg: 1, without a norm)"""
@@ -87,6 +91,7 @@ class Latent(nn.Module):
         self.target = copy.deepcopy(self.encoder).requires_grad_(False)
         self.dynamics = layers((width + action_dim, *hidden, width), generator)
         self.inverse = layers((2 * width, *hidden, action_dim), generator)
+        self.decoder = layers((width, *hidden, obs_dim), generator) if config.decode else None
 
     def optimiser(self) -> torch.optim.AdamW:
         """What `update` expects; it belongs to the caller, who saves its moments."""
@@ -107,6 +112,16 @@ class Latent(nn.Module):
     def feat(self, state: State) -> Tensor:
         """The latent itself (B, D)."""
         return state["latent"]
+
+    def decode(self, feat: Tensor) -> Tensor:
+        """Observations (B, O) of latents (B, D).
+
+        Raises:
+            UsageError: the model has no decoder.
+        """
+        if self.decoder is None:
+            raise UsageError("the latent model has no decoder: give `decode` a weight above 0.")
+        return torch.as_tensor(self.decoder(feat))
 
     def loss(self, batch: Sequences) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss on the first H steps of the batch, and metrics.
@@ -130,7 +145,8 @@ class Latent(nn.Module):
             state = self.step(state, action[:, h])
             predicted.append(state["latent"])
         # as a share of what the norm allows, so that weights mean the same for both norms
-        error = (torch.stack(predicted, 1) - wanted).square().mean(-1) / self.largest**2  # (B, H)
+        ahead = torch.stack(predicted, 1)  # (B, H, D)
+        error = (ahead - wanted).square().mean(-1) / self.largest**2  # (B, H)
         consistency = (error * mask).sum() / count
         guess = self.inverse(torch.cat((seen[:, :-1], seen[:, 1:]), -1))  # (B, H, A)
         inverse = ((guess - action).square().mean(-1) * mask).sum() / count
@@ -138,6 +154,13 @@ class Latent(nn.Module):
         short = self.config.floor * self.largest - std
         variance = F.relu(short / self.largest).mean()
         loss = consistency + self.config.inverse * inverse + self.config.variance * variance
+        decoded = {}
+        if self.decoder is not None:
+            read = self.decode(torch.cat((seen[:, :1], ahead), 1))  # (B, H + 1, O)
+            there = torch.cat((torch.ones_like(mask[:, :1]), mask), 1)
+            missed = ((read - obs).square().mean(-1) * there).sum() / there.sum()
+            loss = loss + self.config.decode * missed
+            decoded["model/decode_error"] = missed.detach()
         with torch.no_grad():
             metrics = {
                 "model/consistency": consistency.detach(),
@@ -145,6 +168,7 @@ class Latent(nn.Module):
                 "model/rank": effective_rank(seen[:, 0]),
                 "model/std": std.detach().mean(),
                 "model/std_smallest": std.detach().amin(),
+                **decoded,
             }
         return loss, metrics
 

@@ -63,6 +63,8 @@ class Learner(nn.Module, ABC):
     reads_skills: ClassVar[bool] = True
     """whether it learns from what skills did; one that does not can take any dataset"""
     space: SkillSpace
+    offline: bool = False
+    """whether it learns from a dataset, so that it need not explore"""
     generator: torch.Generator | None = None
     """of a method that draws numbers of its own"""
 
