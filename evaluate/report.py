@@ -66,25 +66,24 @@ def report_library(
     Returns:
         What stands in `report.json`.
     """
-    spec = registry.spec(env_id)
-    made = rollout_skills(library, env_id, episodes=episodes, steps=steps, seed=seed)
+    spec, how = registry.spec(env_id), {"steps": steps, "seed": seed}
+    made = rollout_skills(library, env_id, episodes=episodes, **how)
     figures = {
         "trajectories.png": plots.trajectories(made, library.space),
         "occupancy.png": plots.occupancy(made),
+        **_coverage_curve(history, spec),
     }
-    if len(history) > 1:
-        figures["coverage.png"] = _coverage_curve(history, spec)
     data = {
         "kind": "library",
         "library": {"name": library.name, "id": library.id, "set": library.set},
         "learner": library.learner,
         "space": library.space.to_json(),
         "environment": env_id,
-        "evaluation": {"episodes": episodes, "steps": steps, "seed": seed},
+        "evaluation": {"episodes": episodes, **how},
         "metrics": metrics.policy_metrics(made.paths, spec.cell),
         "units": _units(spec),
         **_one_by_one(library, env_id, steps, seed),
-        "information": _information(library, env_id, history, mi_episodes, steps=steps, seed=seed),
+        "information": _information(library, env_id, history, mi_episodes, **how),
         "history": list(history),
         "made_by": library.provenance,
         "provenance": provenance,
@@ -191,29 +190,31 @@ def _information(
         found, episodes, how = monitor.information(last), int(last["mi_episodes"]), {"steps": STEPS}
     else:
         return None
-    claim = {k: last[k] for k in monitor.CLAIMED} if "claimed" in last else None
     return {
         **asdict(found),
         "skills": found.size,
         "features": list(registry.spec(env_id).descriptor),
         "episodes": episodes,
         "steps": how["steps"],
-        "claim": claim,
+        "claim": {k: last[k] for k in monitor.CLAIMED if k in last} or None,
     }
 
 
-def _coverage_curve(history: Sequence[Mapping[str, float]], spec: EnvSpec) -> Figure:
+def _coverage_curve(history: Sequence[Mapping[str, float]], spec: EnvSpec) -> dict[str, Figure]:
+    if len(history) < 2:
+        return {}
     steps = np.array([row["steps"] for row in history], dtype=float)
     curves = {
         f"{name} coverage": [(steps, np.array([row[f"{name}_coverage"] for row in history]))]
         for name in ("policy", "queue", "total")
     }
-    return plots.learning_curves(
+    drawn = plots.learning_curves(
         curves,
         f"cells of {canvas.cell_size(spec)}",
         f"Coverage while practising in {spec.id}",
         note="Policy: deterministic episodes; queue: the last 100,000 training steps; total: all.",
     )
+    return {"coverage.png": drawn}
 
 
 def _curves(comparison: Comparison, column: str) -> dict[str, list[plots.Curve]]:
