@@ -50,7 +50,7 @@ def report_library(
     mi_episodes: int = 0,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Measure and draw the skills of a library's acting set, and write a report of them.
+    """Measure and draw a library's acting set and report it; returns what `report.json` holds.
 
     Args:
         library: the skills.
@@ -62,9 +62,6 @@ def report_library(
         steps: of an episode.
         mi_episodes: to measure with how many nats the skills tell; 0: as the run last did, if so.
         seed: of skills and starts.
-
-    Returns:
-        What stands in `report.json`.
     """
     spec, how = registry.spec(env_id), {"steps": steps, "seed": seed}
     made = rollout_skills(library, env_id, episodes=episodes, **how)
