@@ -1,13 +1,16 @@
-"""LPE where the answer is known: the corner and the centre of a grid, beside random bits.
+"""LPE where the answer is known: grids and rooms, beside random bits and in place of them.
 
-    python bench/empowerment.py            five seeds of every case, two at a time (half an hour)
+    python bench/empowerment.py            five seeds of every case, two at a time
     python bench/empowerment.py --seeds 0  one of each
 
-Each row of results/empowerment/grid.csv is a run of `train.py discover lpe` on a 5 x 5 grid whose
-observation also holds eight bits that are drawn anew at every step. A plan is two moves. J is the
-learner's bound with s_n from the environment, over 4,096 fresh skills; I(Z; S_n) is what these
-skills are worth, from the blocks of moves they mean and the channel; the capacity is Blahut and
-Arimoto's. All in nats. *Frozen* plans stay as they were drawn.
+Each row of results/empowerment/grid.csv is a run of `train.py discover lpe` from one cell of a
+5 x 5 grid, whose observation also holds eight bits that are drawn anew at every step. A plan is two
+moves. J is the learner's bound with s_n from the environment, over 4,096 fresh skills; I(Z; S_n) is
+what these skills are worth, from the blocks of moves they mean and the channel; the capacity is
+Blahut and Arimoto's. All in nats. `slip` replaces a move by a random one with probability 0.2, and
+`rooms` throws into a random one of four rooms after each. *Frozen* plans stay as they were drawn,
+*divergence alone* leaves the diversity of codes out of the objective, and *reconstruction* is the
+baseline of `bench/reconstruction.py`, with the same budget.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ from __future__ import annotations
 import csv
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,33 +28,50 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
+from reconstruction import Reconstruction
 
 from etude.config import replace
 from etude.envs import registry
+from etude.envs.testbeds.worlds import four_rooms, grid
 from etude.evaluate.capacity import capacity, mutual_information
 from etude.skills.discovery import Discovery, preset
+from etude.skills.learners import lpe
+from etude.skills.learners.base import Spec
 from etude.skills.learners.lpe import Lpe
 from etude.worldmodels.densities import categorical_information, categorical_kl
 
 OUT = Path(__file__).resolve().parents[1] / "results" / "empowerment" / "grid.csv"
 SKILLS = 4096
 NEVER = 10**9
+PRESET = "grid-5-bits-corner"
+"""Whose settings every case has."""
+WORLDS = {  # that only this comparison needs
+    "grid-5-corner": lambda: grid(5, start="corner"),
+    "four-rooms-stochastic-bits-corner": lambda: four_rooms(5, 8, "corner"),
+}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A world, where plans start in it, and what differs from the preset."""
+    """A world, where plans start in it, and what differs from LPE with its preset."""
 
     env: str
-    start: str
+    start: str = "corner"
     frozen: bool = False
+    alone: bool = False
+    learner: type[Lpe] = Lpe
 
 
 CASES = {
-    "corner": Case("grid-5-bits-corner", "corner"),
-    "corner, frozen": Case("grid-5-bits-corner", "corner", frozen=True),
-    "corner, slip": Case("grid-5-slip-bits-corner", "corner"),
+    "corner": Case(PRESET),
+    "corner, frozen": Case(PRESET, frozen=True),
+    "corner, divergence alone": Case(PRESET, alone=True),
+    "corner, no bits": Case("grid-5-corner"),
+    "corner, reconstruction": Case(PRESET, learner=Reconstruction),
+    "corner, slip": Case("grid-5-slip-bits-corner"),
     "centre, slip": Case("grid-5-slip-bits-centre", "centre"),
+    "rooms": Case("four-rooms-stochastic-bits-corner"),
+    "rooms, reconstruction": Case("four-rooms-stochastic-bits-corner", learner=Reconstruction),
 }
 
 
@@ -100,20 +122,45 @@ def write(rows: list[dict[str, Any]]) -> None:
 def run(case: str, seed: int) -> dict[str, Any]:
     """Train one case with one seed; its row."""
     torch.set_num_threads(1)
+    registry.TESTBEDS |= WORLDS
     chosen = CASES[case]
-    config = replace(preset("lpe", chosen.env), {"seed": seed})
-    if chosen.frozen:
+    trained = prepare(chosen, seed)
+    begin = time.process_time()
+    if chosen.alone:
+        with without_diversity():
+            trained.run()
+    else:
+        trained.run()
+    seconds = time.process_time() - begin
+    return {"case": case, "seed": seed, **measure(trained, chosen.start), "cpu": f"{seconds:.0f}"}
+
+
+def prepare(case: Case, seed: int, **settings: Any) -> Discovery:
+    """The run of a case, not begun; `settings` are laid over the preset's."""
+    config = replace(preset("lpe", PRESET), {"env": case.env, "seed": seed, **settings})
+    if case.frozen:
         config = replace(config, {"method": {"model_first": NEVER}})
     trained = Discovery(config)
-    begin = time.perf_counter()
-    trained.run()
-    seconds = time.perf_counter() - begin
-    return {
-        "case": case,
-        "seed": seed,
-        **measure(trained, chosen.start),
-        "seconds": f"{seconds:.0f}",
-    }
+    if case.learner is not Lpe:
+        spec, method = trained.env_spec, config.method
+        assert isinstance(method, Lpe.Config)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            trained.learner = case.learner(
+                Spec(spec.slices(), spec.obs_dim, spec.action_dim), method
+            )
+    return trained
+
+
+@contextmanager
+def without_diversity() -> Iterator[None]:
+    """Train with the divergence alone."""
+    kept = lpe.categorical_information
+    lpe.categorical_information = lambda log_p: 0 * log_p.sum((-1, -2))
+    try:
+        yield
+    finally:
+        lpe.categorical_information = kept
 
 
 def measure(trained: Discovery, start: str) -> dict[str, str]:
@@ -124,7 +171,7 @@ def measure(trained: Discovery, start: str) -> dict[str, str]:
     body: Any = registry.build(trained.config.env)[0]
     channel = body.channel(start, learner.period)
     used = np.zeros(len(channel))
-    moves = body.decode(plans)  # (M, n)
+    moves = np.stack([body.decode(step) for step in plans.swapaxes(0, 1)], axis=1)  # (M, n)
     blocks = moves @ (len(body.actions) ** np.arange(learner.period)[::-1])
     np.add.at(used, blocks, 1 / len(plans))
     found = {
@@ -148,6 +195,9 @@ def measured(trained: Discovery, learner: Lpe) -> tuple[float, float, np.ndarray
     for t in range(learner.period):
         infos = venv.step(plans[:, t])[-1]
     begin, end = (trained.normaliser(torch.as_tensor(x)) for x in (obs, infos["final_obs_array"]))
+    if isinstance(learner, Reconstruction):
+        told = learner.told(begin, torch.as_tensor(z, dtype=torch.float32), end)
+        return told.mean().item(), told.std().item() / SKILLS**0.5, plans
     knots = torch.as_tensor(plans[:, :: learner.config.hold]).flatten(1)
     predicted = learner.log_xi(begin, knots)
     each = categorical_kl(predicted, learner.encode(end))

@@ -10,11 +10,11 @@ counts the skills that the model tells apart, less what no end state gives away:
 the same states, or a code of noise, cost what they pretend to add. For every xi and eta, with this
 direction of the divergence and weight 1, J <= I(Z; S_n | s0).
 
-Deviations: the objective, open-loop skills and their uniform prior on a cube are the paper's; its
-optimiser, with a critic per weight of the policy, gave way to the gradient through the model. Ours
-are also: y is one of K codes, so that the information of M skills is exact and, by Jensen, not
-above that of all, and no posterior over z is fitted; omega(s0, a) regresses log p_eta(y | s_n), by
-which plans feel the divergence; the model maximises J for the replay's plans, some of them random.
+Deviations: objective, open-loop skills and their uniform prior on a cube are the paper's. Ours are
+the gradient through the model, in place of a critic per weight of the policy; K codes y, so that
+the information of M skills is exact and, by Jensen, not above that of all; omega(s0, a) for
+log p_eta(y | s_n), by which plans feel the divergence; noise on the plans that do, which then keep
+off borders; and a model that maximises J for the plans in the replay, half of them random.
 """
 
 from __future__ import annotations
@@ -66,24 +66,21 @@ class Lpe(Learner):
         model_first: Annotated[int, Range(0)] = 2000
         """updates of the model alone, before the plans move"""
         spread: Annotated[float, Range(0, open_low=True)] = 5.0
-        """factor on the policy's first weights of z, so that plans differ from the first"""
+        """factor on z before the policy, so that plans differ much from the first"""
         random: Annotated[float, Range(0, 1)] = 0.5
         """share of the plans tried out that are uniform, so that the model knows the others"""
-        noise: Annotated[float, Range(0)] = 0.1
-        """standard deviation of what is added to the plans that are tried out"""
+        noise: Annotated[float, Range(0)] = 0.25
+        """standard deviation of what is added to plans that learn or are tried out"""
 
     def __init__(self, spec: Spec, config: Config) -> None:
         super().__init__(spec, config)
-        self.config = config
-        self.space = Cube(config.dim)
+        self.config, self.space = config, Cube(config.dim)
         obs, plan, hidden = spec.obs_dim, config.knots * spec.action_dim, config.hidden
         self.pi = mlp((obs + config.dim, *hidden, plan))  # z -> plan, before tanh
         self.xi = mlp((obs + plan, *hidden, config.codes), layer_norm=True)
         self.eta = mlp((self.seen, *hidden, config.codes), layer_norm=True)
         self.omega = mlp((obs + plan, *hidden, config.codes), layer_norm=True)
         self.value = mlp((self.seen, *hidden, 1))
-        with torch.no_grad():
-            self.pi[0].weight[:, obs:] *= config.spread  # type: ignore[index, operator]
         weights = [p for k, p in self.named_parameters() if not k.startswith("pi.")]
         self.model_optimiser = torch.optim.Adam(weights, config.lr, fused=True)
         self.policy_optimiser = torch.optim.Adam(self.pi.parameters(), config.policy_lr, fused=True)
@@ -124,10 +121,10 @@ class Lpe(Learner):
 
     def bound(self, starts: Tensor) -> Tensor:
         """J (G,) in nats at normalised starts (G, O), from M skills each, through the model."""
-        shape = len(starts), self.config.particles, self.config.dim
-        z = torch.empty(shape).uniform_(-1, 1, generator=self.generator).to(starts)
+        z = torch.empty(len(starts), self.config.particles, self.config.dim)
+        z = z.uniform_(-1, 1, generator=self.generator).to(starts)
         obs = spread(starts, z)
-        plans = self._plans(obs, z)  # (G, M, knots A)
+        plans = self._near(self._plans(obs, z))  # (G, M, knots A)
         predicted = self.log_xi(obs, plans)  # (G, M, K)
         divergence = categorical_kl(predicted, self.omega(torch.cat((obs, plans), -1)))
         return categorical_information(predicted) - divergence.mean(-1)
@@ -135,9 +132,8 @@ class Lpe(Learner):
     def plan(self, obs: Tensor, z: Tensor, deterministic: bool = False) -> Tensor:
         with torch.no_grad():
             plan = self._plans(obs, z)  # (N, knots A)
-        if not deterministic:
-            plan = self._explored(plan)
-        knots = plan.unflatten(-1, (self.config.knots, -1))
+        plan = plan if deterministic else self._explored(plan)
+        knots = plan.unflatten(-1, (self.config.knots, -1))  # (N, knots, A)
         return torch.as_tensor(knots.repeat_interleave(self.config.hold, 1))  # (N, n, A)
 
     @torch.no_grad()
@@ -164,8 +160,9 @@ class Lpe(Learner):
         return torch.as_tensor(self.xi(torch.cat((obs, plan), -1)).log_softmax(-1))
 
     def policy(self) -> MLP:
-        config = self.config
-        return MLP(linear_layers(self.pi), output="tanh", knots=config.knots, hold=config.hold)
+        config, layers = self.config, linear_layers(self.pi)
+        layers[0][0][self.spec.obs_dim :] *= config.spread
+        return MLP(layers, output="tanh", knots=config.knots, hold=config.hold)
 
     def export(self) -> dict[str, nn.Sequential]:
         return {"empowerment": self.value}
@@ -179,16 +176,19 @@ class Lpe(Learner):
 
     def _plans(self, obs: Tensor, z: Tensor) -> Tensor:
         """Plans (..., knots A) of skills z (..., Z) at normalised starts (..., O)."""
-        return torch.as_tensor(self.pi(torch.cat((obs, z), -1)).tanh())
+        return torch.as_tensor(self.pi(torch.cat((obs, self.config.spread * z), -1)).tanh())
 
     def _explored(self, plan: Tensor) -> Tensor:
         """Plans to try out: with noise, and a share of them random; all of them at first."""
-        g, like = self.generator, torch.empty(plan.shape)
-        noise = self.config.noise * like.normal_(generator=g).to(plan, copy=True)
+        g = self.generator
         share = self.config.random if self.updates else 1.0
         chosen = torch.rand(len(plan), 1, generator=g).to(plan) < share
-        anything = like.uniform_(-1, 1, generator=g).to(plan)
-        return torch.where(chosen, anything, (plan + noise).clamp(-1, 1))
+        anything = torch.empty(plan.shape).uniform_(-1, 1, generator=g).to(plan)
+        return torch.where(chosen, anything, self._near(plan).clamp(-1, 1))
+
+    def _near(self, plans: Tensor) -> Tensor:
+        noise = torch.randn(plans.shape, generator=self.generator)
+        return plans + self.config.noise * noise.to(plans)
 
     def empowerment(self, obs: Tensor) -> Tensor:
         """E(s0) in nats, (B,): J at normalised states (B, O), learned on the way to it."""

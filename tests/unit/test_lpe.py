@@ -76,7 +76,8 @@ def test_losses_equal_numpy() -> None:
         eta = learner.eta(batch.next_obs).numpy()
         z = torch.empty(2, 4, 2).uniform_(-1, 1, generator=learner.generator)
         starts = batch.obs[[0, 4]][:, None].repeat(1, 4, 1)
-        plans = learner.pi(torch.cat((starts, z), -1)).tanh()
+        plans = learner.pi(torch.cat((starts, 5 * z), -1)).tanh()
+        plans += 0.25 * torch.randn(plans.shape, generator=learner.generator)
         known = torch.cat((starts, plans), -1)
         model, felt = learner.xi(known).numpy(), learner.omega(known).numpy()
         groups = torch.cat((starts, plan.reshape(2, 4, 6)), -1)
@@ -137,6 +138,15 @@ def test_a_plan_holds_each_action_and_at_first_anything_is_tried() -> None:
     assert 0.3 < same.float().mean() < 0.7
 
 
+def test_the_policy_of_a_library_makes_the_same_plans() -> None:
+    learner = build(spread=3.0)
+    obs, z = torch.randn(6, 4), torch.rand(6, 2) * 2 - 1
+    knots = learner.policy()(torch.cat((obs, z), -1).numpy())
+    plans = learner.plan(obs, z, deterministic=True)[:, ::2]
+    np.testing.assert_allclose(np.reshape(knots, plans.shape), plans, atol=1e-6)
+    assert not torch.allclose(plans, build(spread=1.0).plan(obs, z, deterministic=True)[:, ::2])
+
+
 def test_a_skill_lasts_as_long_as_its_plan() -> None:
     learner, rng = build(), np.random.default_rng(0)
     z = learner.space.sample(rng, 5)
@@ -156,7 +166,7 @@ def test_the_skill_for_a_goal_is_the_one_whose_code_it_shows() -> None:
         read = learner.encode(goal).clamp_min(LEAST)
 
         def fit(z: torch.Tensor) -> torch.Tensor:
-            plan = learner.pi(torch.cat((obs, z.expand(3, -1)), -1)).tanh()
+            plan = learner.pi(torch.cat((obs, 5 * z.expand(3, -1)), -1)).tanh()
             return (learner.log_xi(obs, plan).exp() * read).sum(-1)
 
         every = torch.stack([fit(torch.as_tensor(z)) for z in learner.space.even(32)])
@@ -165,7 +175,7 @@ def test_the_skill_for_a_goal_is_the_one_whose_code_it_shows() -> None:
 
 
 def test_state_empowerment_is_learned_and_is_the_signal() -> None:
-    learner = build(lr=1e-2, policy_lr=1e-30)
+    learner = build(lr=1e-2, policy_lr=1e-30, noise=0.0, spread=1.0)
     batch = jumps(learner, 4)
     assert abs(learner.signal(batch)[0].item()) < 1  # type: ignore[arg-type]
     for _ in range(300):
