@@ -50,11 +50,11 @@ class DeltaPhi(Learner):
         skills: Literal["continuous", "discrete"] = "continuous"
         """z on the unit sphere, or one-hot (centred in the objective)"""
         dim: Annotated[int, Range(1, 1024)] = 2
-        """dimension of z and phi, or number of discrete skills (paper: 2 Ant, 16 HalfCheetah)"""
+        """dimension of z and phi, or number of discrete skills (METRA: 2 Ant, 16 HalfCheetah)"""
         hidden: tuple[Annotated[int, Range(1)], ...] = (256, 256)
-        """widths of phi's hidden layers (paper: 1024, 1024)"""
+        """widths of phi's hidden layers (METRA: 1024, 1024)"""
         lr: Annotated[float, Range(0, 1, open_low=True)] = 3e-4
-        """learning rate of phi (paper: 1e-4)"""
+        """learning rate of phi (METRA, CSF: 1e-4; LSD: 3e-5)"""
 
     def __init__(self, spec: Spec, config: Config) -> None:
         super().__init__(spec, config)

@@ -294,15 +294,19 @@ def test_csd_steps_become_as_long_as_the_learned_distance() -> None:
     assert length == pytest.approx(float(learner.distance(batch).mean()), rel=0.1)
 
 
-def test_csd_lambda_stays_bounded() -> None:
-    learner = make("csd", dual_lr=1.0)
+@pytest.mark.parametrize("name", ["csd", "metra"])
+@pytest.mark.parametrize(("growth", "end"), [(2.0, 10.0), (0.0, -5.0)])
+def test_lambda_stays_bounded(name: str, growth: float, end: float) -> None:
+    """However long the constraint is violated, or kept with room to spare."""
+    learner = make(name, dual_lr=1.0, slack=0.1)
     batch = batch_for(learner)
     for _ in range(20):
         with torch.no_grad():
             for p in learner.phi.parameters():
-                p.mul_(2)
-        learner.update(batch)
-    assert float(learner.log_lambda.detach()) == 10.0
+                p.mul_(growth)
+        metrics = learner.update(batch)
+    assert float(learner.log_lambda.detach()) == end
+    assert float(metrics["skill/lambda"]) == pytest.approx(math.exp(end))
 
 
 def bessel(order: float, x: float) -> float:
