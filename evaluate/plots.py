@@ -154,6 +154,24 @@ def _strips(rollouts: Rollouts, title: str) -> Figure:
     return figure
 
 
+def heat_maps(maps: Mapping[str, np.ndarray], unit: str, title: str, note: str) -> Figure:
+    """Numbers (height, width) of cells side by side, y upwards, in the colours of one scale."""
+    figure, ax = canvas.blank(title, note, 3.6)
+    ax.remove()
+    every = np.concatenate([values.ravel() for values in maps.values()])
+    low, high = every.min(), every.max()
+    for ax, (name, values) in zip(figure.subplots(1, len(maps)), maps.items(), strict=True):
+        image = ax.imshow(values, origin="lower", cmap="cividis", vmin=low, vmax=high)
+        for (y, x), value in np.ndenumerate(values):
+            colour = "white" if value < (low + high) / 2 else INK
+            ax.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
+        ax.set_title(name, fontsize=9.5, color=INK)
+        ax.set_axis_off()
+    bar = figure.colorbar(image, ax=figure.axes, shrink=0.8, pad=0.02)
+    canvas.quiet(bar, unit)
+    return figure
+
+
 def learning_curves(
     curves: Mapping[str, Sequence[Curve]],
     ylabel: str,

@@ -143,6 +143,18 @@ def test_occupancy_counts_episodes_per_cell():
     assert "episodes that visit the cell" in words(figure)
 
 
+def test_heat_maps_share_a_scale_and_name_their_numbers():
+    exact, learnt = np.arange(6.0).reshape(2, 3), np.arange(6.0).reshape(2, 3) + 1
+    figure = plots.heat_maps({"exact": exact, "learnt": learnt}, "nats", "Title", "Note.")
+    left, right = figure.axes[:2]
+    assert [ax.get_title() for ax in (left, right)] == ["exact", "learnt"]
+    for ax, values in ((left, exact), (right, learnt)):
+        np.testing.assert_array_equal(ax.images[0].get_array(), values)
+        assert ax.images[0].get_clim() == (0, 6)
+        assert [t.get_text() for t in ax.texts] == [f"{v:.2f}" for v in values.ravel()]
+    assert left.get_ylim()[0] < left.get_ylim()[1]  # y upwards
+
+
 def test_occupancy_of_a_line_shows_shares_of_time():
     rollouts = made("half-cheetah")
     shown = plots.occupancy(rollouts).axes[0].images[0].get_array().filled(0)
