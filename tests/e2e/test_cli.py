@@ -70,8 +70,10 @@ def test_evaluate_and_compose_take_a_run_folder(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "report"
-    assert cli.main(["evaluate", str(run_folder), "--out", str(out), "--episodes", "8"]) == 0
-    assert "policy_coverage" in capsys.readouterr().out
+    few = ["--episodes", "8", "--mi-episodes", "60"]
+    assert cli.main(["evaluate", str(run_folder), "--out", str(out), *few]) == 0
+    text = capsys.readouterr().out
+    assert "policy_coverage" in text and "distinguishable skills" in text
     assert json.loads((out / "report.json").read_text())["library"]["name"] == "point-open-diayn"
     assert (out / "trajectories.png").stat().st_size < 200_000
 

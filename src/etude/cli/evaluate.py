@@ -23,7 +23,7 @@ from etude.envs import registry
 from etude.errors import UsageError
 from etude.evaluate import monitor
 from etude.evaluate.report import MARKDOWN, report_library
-from etude.evaluate.rollouts import EPISODES, STEPS
+from etude.evaluate.rollouts import EPISODES, STEPS, check_body
 from etude.evaluate.skillset_mi import EPISODES as MI_EPISODES
 from etude.evaluate.skillset_mi import FOLDS, LEAST, rollout_mi
 from etude.skills.library import SkillLibrary, zoo_names
@@ -112,6 +112,8 @@ def compare_information(argv: Sequence[str]) -> int:
         raise UsageError("evaluate --mi needs libraries: paths, run folders, or names of the zoo.")
     libraries = [SkillLibrary.load(name) for name in argv[:count]]
     env = args.env or libraries[0].env["id"]
+    for library in libraries:
+        check_body(library, registry.spec(env))
     rows = []
     for name, library in zip(argv, libraries, strict=False):
         found = rollout_mi(
@@ -125,7 +127,7 @@ def compare_information(argv: Sequence[str]) -> int:
         )
         say(f"{name}: {found.nats:.3f} nats")
         space = f"{library.space.kind} {library.space.dim}"
-        origin = {"library": name, "learner": library.learner, "space": space}
+        origin = {"library": name, "learner": library.learner, "z": space}
         rows.append({**origin, **asdict(found), "skills": found.size})
     features = ", ".join(args.fields or registry.spec(env).descriptor)
     print(information_table(rows))
@@ -150,7 +152,7 @@ def information_table(rows: Sequence[Mapping[str, Any]]) -> str:
     heads = ("library", "learner", "z", "nats [95%]", "distinguishable skills", "H(Z)", "held out")
     lines = [
         (
-            *(row[key] for key in ("library", "learner", "space")),
+            *(row[key] for key in ("library", "learner", "z")),
             f"{row['nats']:.2f} [{row['low']:.2f}, {row['high']:.2f}]",
             f"{row['skills']:.1f}",
             f"{row['entropy']:.2f}",
