@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from etude.agents.replay import Jumps
+from etude.config import replace
 from etude.envs import registry
 from etude.envs.testbeds.worlds import COMPASS
-from etude.evaluate.capacity import mutual_information
+from etude.skills.discovery import Discovery, preset
 from etude.skills.learners.base import Spec
 from etude.skills.learners.lpe import Lpe
 
@@ -120,4 +122,37 @@ def test_the_baseline_finds_two_skills_where_there_are_two(bench: ModuleType) ->
     assert math.log(2) * 0.8 < told < math.log(2) + 0.05
     assert (entry[:, 0] - (plan > 0).float()).abs().mean() < 0.15  # predicted
     assert (entry[:, 1] - 0.5).abs().mean() < 0.15  # noise stays noise
-    assert mutual_information(np.eye(2)) == pytest.approx(math.log(2))
+
+
+# ---- the map
+
+
+@pytest.fixture
+def maps(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    return importlib.import_module("empowerment_map")
+
+
+def test_the_exact_map_is_highest_in_the_middle(maps: ModuleType) -> None:
+    values = maps.exact(registry.build(maps.ENV)[0], 2).reshape(5, 5)
+    assert values[2, 2] == pytest.approx(1.40268, abs=1e-5) == values.max()
+    assert values[0, 0] == pytest.approx(0.95519, abs=1e-5) == values.min()
+    np.testing.assert_allclose(values, values.T, atol=1e-8)
+
+
+def test_agreement_is_spearman_s(maps: ModuleType) -> None:
+    exact, learnt = np.array([1.0, 2, 2, 3, 3]), np.array([0.1, 0.5, 0.2, 0.4, 0.9])
+    found = maps.agreement({"exact": exact, "seed 0": learnt})
+    assert found["exact"] == pytest.approx(1)
+    assert found["seed 0"] == pytest.approx(spearmanr(exact, learnt)[0])
+
+
+def test_the_learnt_map_asks_every_cell(maps: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A learner that answers with the number of the cell, whatever the bits."""
+    config = replace(preset("lpe", maps.ENV), TINY | {"method": {"hidden": (16,)}})
+    trained, body = Discovery(config), registry.build(maps.ENV)[0]
+    monkeypatch.setattr(
+        trained.learner, "empowerment", lambda obs: obs[:, :25].argmax(-1) + obs[:, 25:].mean(-1)
+    )
+    found = maps.learnt(trained, body)
+    np.testing.assert_allclose(found, np.arange(25) + 0.5, atol=0.2)
