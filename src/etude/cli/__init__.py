@@ -16,6 +16,7 @@ COMMANDS = {
     "demo": "discover skills in a point maze, compose them on a far sparse goal, compare, report",
     "discover": "practise without a reward: LEARNER --env ENV; leaves a run folder with a library",
     "compose": "train a meta-controller: LIBRARY --task TASK --algo ppo|sac|dqn [--baselines all]",
+    "finetune": "let skills and their controller learn on a task: LIBRARY --task TASK",
     "compare": "learners side by side, or controllers on many tasks: learners|tasks [options]",
     "evaluate": "measure and draw the skills of a LIBRARY",
     "library": "verify, describe, diff, merge, subset libraries; import-sb3 makes one of a policy",
@@ -74,6 +75,7 @@ examples
   python train.py compose half-cheetah-metra --task half-cheetah-goal --algo sac
   python train.py compose runs/ant-metra --task ant-multi-goal --algo sac --baselines all --seeds 3
   python train.py compose --resume runs/ant-multi-goal-ant-metra
+  python train.py finetune ant-metra --task ant-multi-goal-leg-60
   python train.py compare learners --envs half-cheetah --learners metra diayn --seeds 3
   python train.py compare tasks --tasks point-maze-large-goal --seeds 5
   python train.py evaluate half-cheetah-metra
