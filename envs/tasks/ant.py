@@ -170,8 +170,8 @@ class AntMaze(Task):
 
     radius = 0.5
     """Arrival: no further than this from the goal's centre, m."""
-    height = 1.0
-    """Height of the walls, m."""
+    height = 2.0
+    """Height of the walls, m: skills at this gear can jump on those of one metre."""
     state_dim = 0
 
     def __init__(self, name: str) -> None:

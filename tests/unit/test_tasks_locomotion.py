@@ -192,8 +192,8 @@ def test_ant_mazes_have_the_maps_walls(name: str) -> None:
     low, high = np.array(maze.walls())[:, :2], np.array(maze.walls())[:, 2:]
     np.testing.assert_allclose(model.geom_pos[boxes][:, :2], (low + high) / 2)
     np.testing.assert_allclose(model.geom_size[boxes][:, :2], (high - low) / 2)
-    np.testing.assert_allclose(model.geom_pos[boxes][:, 2], 0.5)
-    assert (model.geom_size[boxes][:, 2] == 0.5).all()
+    assert (model.geom_pos[boxes][:, 2] == 1).all()
+    assert (model.geom_size[boxes][:, 2] == 1).all()
     assert task.spec.changes == (f"geoms: {len(boxes)} walls", "goal region")
     assert task.spec.constants["gear"] == [150.0] * 8
 
@@ -215,12 +215,13 @@ def test_ant_maze_starts_at_its_start_and_ends_at_its_goal() -> None:
     assert (np.abs(env.descriptor() - ANT_MAZE_U.start) <= 0.1).all()
 
 
-def test_ants_do_not_pass_walls() -> None:
-    """Thrown at the wall between start and goal, an ant stays on its side of it."""
+@pytest.mark.parametrize("up", [0.0, 4.0])
+def test_ants_do_not_pass_walls(up: float) -> None:
+    """Thrown at the wall between start and goal, or at its edge, an ant stays on its side of it."""
     env = make_vec("ant-maze-u", 4, seed=0, threads=1)
     env.reset(seed=0)
     state = env.get_state()
-    state[:, 1 + 15 + 1] = -6.0  # velocity along y, m/s
+    state[:, 17:19] = -6.0, up  # velocity along y and z, m/s
     env.set_state(state)
     lowest = min(float(env.step(still(env))[4]["descriptor"][:, 1].min()) for _ in range(40))
     assert 2.0 < lowest < 3.0  # the wall's face is at y = 2 m, the torso's radius is 0.25 m
