@@ -14,10 +14,11 @@ Deviations: for states, not pixels, and small. The model is a latent one without
 shows the policies observations, so that a library can keep them) in place of a recurrent one. It is
 explored by the disagreement of an ensemble (Sekar et al. 2020, arXiv:2005.05960) where the paper
 regresses the posterior's surprise. The policy is told the observation that its code decodes to, not
-the code's number, so that skills learn from each other and follow codes that move. No head predicts
-ends of episodes, so there must be none. Actors have constant noise, critics are two, and codes that
-are moved start with the weight of one vector. Ours is `outcome(s, z)`, regressed on the imagined
-change of s in a horizon's steps, by which a controller can choose skills without the world model.
+the code's number: skills learn from each other and follow codes that move. decode(z) above is that
+observation's state, because the mean of many states need not be one. No head predicts ends of
+episodes: there must be none. Actors have constant noise, critics are two, and codes that are moved
+start with the weight of one vector. Ours is `outcome(s, z)`, regressed on the imagined change of s
+in a horizon's steps, by which a controller can choose skills without the world model.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ class Choreographer(Learner):
         y = dream.feat[:, 1:]  # (B, H, D)
         if self.seen < self.spec.obs_dim:  # what `encode` would see of it
             y = self.model.encoder(self.model.decode(y) * self.mask)
-        return self._paid(y, self.codebook.decode(z).detach().unsqueeze(1))
+        return self._paid(y, (z @ self.encode(self.goals())).unsqueeze(1))
 
     @torch.no_grad()
     def goals(self) -> Tensor:
@@ -160,7 +161,7 @@ class Choreographer(Learner):
     def signal(self, batch: Batch) -> Tensor:
         """The same reward of real steps, for any agent."""
         y = self.encode(batch.next_obs)
-        return self._paid(y, self.codebook.decode(batch.skill)).unsqueeze(-1)
+        return self._paid(y, batch.skill @ self.encode(self.goals())).unsqueeze(-1)
 
     @torch.no_grad()
     def goal_skill(self, obs: Tensor, goal: Tensor) -> Tensor:

@@ -276,7 +276,8 @@ def test_the_reward_equals_numpy() -> None:
     distance = np.sqrt(((flat[:, None] - flat[None]) ** 2).sum(-1))
     near = np.sort(distance, 1)[:, :3].mean(1).reshape(5, 4)
     with torch.no_grad():
-        target = learner.codebook.decoder(z @ learner.codebook.code).numpy()[:, None]
+        stood_for = learner.model.decoder(learner.codebook.decoder(learner.codebook.code))
+        target = (z @ learner.model.encoder(stood_for)).numpy()[:, None]
     expected = 0.7 * near - np.sqrt(((y - target) ** 2).sum(-1))
     found = learner.reward(dream, z)
     np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-4, atol=1e-5)
