@@ -69,8 +69,8 @@ class Lpe(Learner):
         """factor on z before the policy, so that plans differ much from the first"""
         random: Annotated[float, Range(0, 1)] = 0.5
         """share of the plans tried out that are uniform, so that the model knows the others"""
-        noise: Annotated[float, Range(0)] = 0.25
-        """standard deviation of what is added to plans that learn or are tried out"""
+        noise: Annotated[float, Range(0)] = 0.3
+        """standard deviation of what is added to plans that learn; falls once they do, as 1 / t"""
 
     def __init__(self, spec: Spec, config: Config) -> None:
         super().__init__(spec, config)
@@ -187,8 +187,8 @@ class Lpe(Learner):
         return torch.where(chosen, anything, self._near(plan).clamp(-1, 1))
 
     def _near(self, plans: Tensor) -> Tensor:
-        noise = torch.randn(plans.shape, generator=self.generator)
-        return plans + self.config.noise * noise.to(plans)
+        std = self.config.noise * min(1, (1 + self.config.model_first) / (1 + self.updates))
+        return plans + std * torch.randn(plans.shape, generator=self.generator).to(plans)
 
     def empowerment(self, obs: Tensor) -> Tensor:
         """E(s0) in nats, (B,): J at normalised states (B, O), learned on the way to it."""

@@ -77,7 +77,7 @@ def test_losses_equal_numpy() -> None:
         z = torch.empty(2, 4, 2).uniform_(-1, 1, generator=learner.generator)
         starts = batch.obs[[0, 4]][:, None].repeat(1, 4, 1)
         plans = learner.pi(torch.cat((starts, 5 * z), -1)).tanh()
-        plans += 0.25 * torch.randn(plans.shape, generator=learner.generator)
+        plans += 0.3 * torch.randn(plans.shape, generator=learner.generator)
         known = torch.cat((starts, plans), -1)
         model, felt = learner.xi(known).numpy(), learner.omega(known).numpy()
         groups = torch.cat((starts, plan.reshape(2, 4, 6)), -1)
@@ -145,6 +145,14 @@ def test_the_policy_of_a_library_makes_the_same_plans() -> None:
     plans = learner.plan(obs, z, deterministic=True)[:, ::2]
     np.testing.assert_allclose(np.reshape(knots, plans.shape), plans, atol=1e-6)
     assert not torch.allclose(plans, build(spread=1.0).plan(obs, z, deterministic=True)[:, ::2])
+
+
+def test_the_noise_of_plans_falls_once_they_learn() -> None:
+    learner = build(model_first=9, noise=0.4)
+    plans = torch.zeros(100, 100)
+    for updates, std in ((0, 0.4), (9, 0.4), (19, 0.2), (99, 0.04)):
+        learner.updates = updates
+        assert learner._near(plans).std().item() == pytest.approx(std, rel=0.05)
 
 
 def test_a_skill_lasts_as_long_as_its_plan() -> None:
