@@ -16,7 +16,7 @@ import csv
 import io
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -102,6 +102,7 @@ class Monitor:
         folder: Path | None = None,
         episodes: int = EPISODES,
         mi_episodes: int = 0,
+        skill_obs: Sequence[str] = (),
     ) -> None:
         """Watch a run.
 
@@ -114,6 +115,8 @@ class Monitor:
             mi_episodes: to measure information with, at the last evaluation and whenever the run
                 has practised `MI_COST` times as many steps; fewer in a short run, where that is
                 the limit, too; 0: never.
+            skill_obs: fields that the learner tells skills apart by, which a claim is about; empty:
+                the whole observation.
 
         Raises:
             UsageError: a number too small, or no such environment.
@@ -125,7 +128,7 @@ class Monitor:
         if mi_episodes and mi_episodes < LEAST:
             raise UsageError(f"mi_episodes = {mi_episodes}: choose {LEAST} or more, or 0 for none.")
         self.env_id, self.every_steps, self.episodes = env_id, every_steps, episodes
-        self.mi_episodes = mi_episodes
+        self.mi_episodes, self.skill_obs = mi_episodes, skill_obs
         self._claims: deque[float] = deque(maxlen=CLAIMS)
         self.spec = registry.spec(env_id)
         self.coverage = RunningCoverage(self.spec.cell)
@@ -220,8 +223,7 @@ class Monitor:
         }
         if not self._claims:
             return row
-        if skills.period > 1:
-            found = rollout_mi(skills, venv, episodes=CHECKED, steps=skills.period, stop=stop)
+        found = self._confirmed(skills, episodes, stop)
         claimed, error = self._claim()
         return {
             **row,
@@ -231,6 +233,21 @@ class Monitor:
             "confirmed_high": found.high,
             "alarm": int(claimed > found.nats + SURE * math.hypot(error, found.error)),
         }
+
+    def _confirmed(self, skills: Skills, episodes: int, stop: Callable[[], bool]) -> SkillsetMI:
+        """What is measured where a claim is made: at the end of a plan, of what the learner sees.
+
+        Of the whole observation, or of the descriptor alone, which is easier to read: the larger.
+        """
+        assert self._venv is not None
+        body = [f.name for f in self.spec.fields if f.name not in self.spec.task_fields]
+        found = []
+        for fields in (self.skill_obs,) if self.skill_obs else (None, body):
+            how: dict[str, int] = {"episodes": episodes, "steps": STEPS, "folds": FOLDS}
+            if skills.period > 1:
+                how = {"episodes": CHECKED, "steps": skills.period}
+            found.append(rollout_mi(skills, self._venv, fields, stop=stop, **how))
+        return max(found, key=lambda one: one.nats)
 
     def _claim(self) -> tuple[float, float]:
         """Mean of the last claims and its standard error, nats."""

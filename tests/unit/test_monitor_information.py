@@ -186,6 +186,25 @@ def test_claims_are_averaged_and_may_waver(claiming: Callable[..., Row]) -> None
     assert (row["claimed"], row["alarm"]) == (pytest.approx(1.4), 0)
 
 
+def test_a_claim_is_about_what_the_learner_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of random bits nothing can be confirmed; of all that there is, as much as of the cell."""
+    rows = {}
+    for seen in (("bits",), ("cell",), ()):
+        run = FakeRun(iter([0.5]), Moves(period=2), total=5000, steps=4900)
+        watcher = Monitor(CORNER, 10**6, episodes=50, mi_episodes=50, skill_obs=seen)
+        rows[seen] = watch(watcher, run, 1).history[-1]
+    assert [row["alarm"] for row in rows.values()] == [1, 0, 0]
+    assert rows["bits",]["confirmed"] < 0.1 < 0.4 < rows["cell",]["confirmed"]
+    assert rows[()]["confirmed"] > rows["cell",]["confirmed"] - 0.1
+    seen_by = []
+    monkeypatch.setattr(
+        monitor, "rollout_mi", lambda *args, **_: seen_by.append(args[2:]) or told(len(seen_by))
+    )
+    watcher._claims.append(0.5)
+    found = watcher._confirmed(Moves(period=2), 50, lambda: False)
+    assert seen_by == [(None,), (["cell", "bits"],)] and found.nats == 2, "the larger of both"
+
+
 def test_a_claim_is_measured_at_its_own_horizon(claiming: Callable[..., Row]) -> None:
     """Skills that see every step: at the end of the episode; plans: where one of them ends."""
     row = claiming(0.1, skills=Moves(period=2), env=CORNER, length=2)

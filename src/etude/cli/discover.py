@@ -143,7 +143,10 @@ def train(
     written = {} if written is None else written
     logger = Logger(folder, run.steps, watched["logged"] if watched else 0)
     every = running.eval_every or run.config.steps
-    monitor = Monitor(run.config.env, every, logger, folder, mi_episodes=running.mi_episodes)
+    seen = run.config.method.skill_obs
+    monitor = Monitor(
+        run.config.env, every, logger, folder, mi_episodes=running.mi_episodes, skill_obs=seen
+    )
     if watched:
         monitor.restore(watched)
     else:
