@@ -103,7 +103,7 @@ def test_skill_obs_chooses_what_the_representation_sees(name: str) -> None:
     same = learner.signal(batch.replace(next_obs=elsewhere))
     torch.testing.assert_close(same, learner.signal(batch))
     moved = batch.obs.clone()
-    elsewhere[:, 0], moved[:, 0] = elsewhere[:, 0] + 1, moved[:, 0] + 2
+    elsewhere[:, 0], moved[:, 0] = 2 * elsewhere[:, 0] + 1, moved[:, 0] + 2
     moved_batch = batch.replace(obs=moved, next_obs=elsewhere)
     assert not torch.allclose(learner.signal(moved_batch), same)
     with pytest.raises(UsageError, match='observation field "plce": did you mean "place"'):
