@@ -24,6 +24,7 @@ from etude.evaluate.metrics import effective_skills
 from etude.evaluate.rollouts import TASK_EPISODES, rollout_task
 from etude.skills.compose import ComposeConfig, Trained, compose, flat
 from etude.skills.controllers.base import Controller
+from etude.skills.controllers.best_skill import select
 from etude.skills.controllers.goal_direction import GoalDirectionController
 from etude.skills.controllers.planner import PlannerController
 from etude.skills.controllers.random import RandomController
@@ -144,11 +145,6 @@ class Plain:
         return self.draw(len(obs))
 
 
-def always(z: np.ndarray) -> Plain:
-    """A controller that names one skill z (Z,) for ever."""
-    return Plain(lambda n: np.tile(z, (n, 1)))
-
-
 def _trained(trained: Trained) -> Found:
     stats, config = trained.stats, trained.config
     points = tuple(
@@ -248,12 +244,16 @@ def _best_skill(spec: TrialSpec, library: SkillLibrary, **_: Keeper) -> Found:
             f"skills: give env_steps = {longest} or more."
         )
     seed = SELECTION_SEED + 1000 * spec.config.seed
-    tried = [
-        rollout_task(spec.task, level, always(z), k, episodes=episodes, seed=seed) for z in skills
-    ]
-    best = int(np.argmax([made.returns.mean() for made in tried]))
-    cost = sum(int(made.lengths.sum()) for made in tried)
-    return Found(level, always(skills[best]), k, "selection", cost)
+    cost = 0
+
+    def judge(controller: Controller) -> float:
+        nonlocal cost
+        made = rollout_task(spec.task, level, controller, k, episodes=episodes, seed=seed)
+        cost += int(made.lengths.sum())
+        return float(made.returns.mean())
+
+    best = select(skills, judge).controller
+    return Found(level, best, k, "selection", cost)
 
 
 ARMS = {

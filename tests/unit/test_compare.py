@@ -19,6 +19,7 @@ from etude.evaluate.arms import ARMS, TrialSpec, run_trial
 from etude.evaluate.rollouts import rollout_task
 from etude.evaluate.trials import pool
 from etude.skills.compose import ComposeConfig
+from etude.skills.controllers.best_skill import OneSkillController
 from etude.skills.controllers.goal_direction import GoalDirectionController
 from etude.skills.library import SkillLibrary, write
 from etude.skills.library_data import SetData
@@ -103,7 +104,7 @@ def fake_training(calls: list[tuple]) -> SimpleNamespace:
     def trained(level: object, config: ComposeConfig) -> SimpleNamespace:
         curve = (Point(100, None, 0.0), Point(200, 0.25, 0.5))
         stats = Stats(config.env_steps, 7, 2, 0.1, 150, curve)
-        still = arms.always(np.zeros(2, np.float32))
+        still = OneSkillController(np.zeros(2, np.float32))
         return SimpleNamespace(level=level, controller=still, config=config, stats=stats)
 
     def compose(lib: SkillLibrary, task: str, config: ComposeConfig) -> SimpleNamespace:
