@@ -4,14 +4,15 @@
     python bench/choreographer.py --only adaptation --seeds 0 1 2
 
 `skills.csv`: on `point-open`, online and from a dataset of random actions (48,000 steps, each
-action held for ten). *tiles* are the cells of a 10 x 10 grid over the arena that one deterministic
-episode of 200 steps of every skill passes through, of 100; *reach* is how far from the place that
-its code decodes to a skill ends, the median over skills, in metres.
+action held for ten, half of the episodes from states reached before). *tiles* are the cells of a
+10 x 10 grid over the arena that one deterministic episode of 200 steps of every skill passes
+through, of 100; *reach* is how far from the place that its code decodes to a skill ends, the median
+over skills, in metres.
 
-`adaptation.csv`: the skills of one run on `point-maze-u`, composed on `point-maze-u-goal`: in
-imagination, and by PPO with decisions of as many steps. *solved* is the environment steps after
-which 90 % of 50 episodes with other seeds succeeded for the first time, evaluated every 1,000
-steps; empty: not within the budget.
+`adaptation.csv`: the skills of one run from such a dataset of `point-maze-u`, composed on
+`point-maze-u-goal`: in imagination, and by PPO with decisions of as many steps. *solved* is the
+environment steps after which 90 % of 50 episodes with other seeds succeeded for the first time,
+evaluated every 1,000 steps (PPO: 2,000); empty: not within the budget.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ from etude.skills.vec_env import LibraryLevel
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT, RUNS = ROOT / "results" / "choreographer", ROOT / "runs" / "choreographer"
-TASK, EVERY, SOLVED = "point-maze-u-goal", 1000, 0.9
-BUDGET = {"imagination": 20_000, "ppo": 100_000}
-RANDOM_STEPS = 48_000
+TASK, EVERY, SOLVED = "point-maze-u-goal", 2000, 0.9
+BUDGET = {"imagination": 20_000, "ppo": 60_000}
+RANDOM_STEPS, LIBRARY_STEPS = 48_000, 24_000
 Part = Literal["skills", "adaptation"]
 
 
@@ -120,9 +121,10 @@ def random_dataset(env: str, seed: int) -> Path:
     """What random actions find, as `discover --loop.random-steps --save-dataset` leaves it."""
     path = RUNS / f"random-{env}-{seed}"
     if not path.is_dir():
-        loop = {"random_steps": RANDOM_STEPS, "warmup_steps": RANDOM_STEPS, "hold": 10}
+        loop: dict[str, Any] = {"random_steps": RANDOM_STEPS, "warmup_steps": RANDOM_STEPS}
+        loop |= {"hold": 10, "visited_starts": 0.5, "updates_per_epoch": 1}
         config = replace(preset("choreographer", env), {"seed": seed, "steps": RANDOM_STEPS})
-        run = Discovery(replace(config, {"loop": {**loop, "updates_per_epoch": 1}}))
+        run = Discovery(replace(config, {"loop": loop}))
         run.run()
         RUNS.mkdir(parents=True, exist_ok=True)
         write(path, run.replay, run.env_spec, run.space, {"command": "bench/choreographer.py"})
@@ -161,7 +163,8 @@ def library(env: str = "point-maze-u") -> SkillLibrary:
     path = RUNS / f"library-{env}"
     if not path.is_dir():
         RUNS.mkdir(parents=True, exist_ok=True)
-        export(trained(env, {}), path, {"command": "bench/choreographer.py"})
+        changes = {"dataset": str(random_dataset(env, 0)), "steps": LIBRARY_STEPS}
+        export(trained(env, changes), path, {"command": "bench/choreographer.py"})
     return SkillLibrary.load(path)
 
 

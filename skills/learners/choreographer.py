@@ -124,7 +124,7 @@ class Choreographer(Learner):
             before, after = self.model.decode(dream.feat[:, [0, -1]]).unbind(1)  # (B, O) each
         guess = self.outcome(torch.cat((before, z), -1))
         descend(self.outcome_optimiser, F.mse_loss(guess, after - before))
-        dreamt = {"reward": paid.mean(), "return": returns.mean(), "surprise": self.scale.clone()}
+        dreamt = {"paid": paid.mean(), "return": returns.mean(), "surprise": self.scale.clone()}
         kept = {name.replace("model/", "model_"): value for name, value in model.items()}
         return {f"skill/{name}": value for name, value in {**kept, **coded, **dreamt}.items()}
 
