@@ -166,8 +166,8 @@ class LearningLevel:
         skill = np.concatenate((self._skill, np.full((len(action), 1), self._held)), 1)
         for n in np.flatnonzero(active).tolist():
             row = slice(n, n + 1)
-            columns = (before[row], acted[row], after[row], skill[row])
-            self.replay.add(*columns, terminated[row], np.ones(1, bool))
+            what = before[row], acted[row], after[row], skill[row]
+            self.replay.add(*what, terminated[row], np.ones(1, bool))
         self._held += 1
         self._due += self.config.updates_per_step * int(active.sum())
 

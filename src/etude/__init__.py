@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from etude.skills.discovery import Discovery, preset
     from etude.skills.env import SkillEnv
     from etude.skills.export import export
+    from etude.skills.finetune import FinetuneConfig, finetune
     from etude.skills.library import SkillLibrary
+    from etude.skills.low_level_env import LowLevelEnv, to_sb3
     from etude.skills.vec_env import SkillVecEnv
 
 _HOMES = {
     "ComposeConfig": "etude.skills.compose",
     "Discovery": "etude.skills.discovery",
+    "FinetuneConfig": "etude.skills.finetune",
+    "LowLevelEnv": "etude.skills.low_level_env",
     "SMDPReplayBuffer": "etude.agents.smdp",
     "SMDPRolloutBuffer": "etude.agents.smdp",
     "SkillEnv": "etude.skills.env",
@@ -30,13 +34,17 @@ _HOMES = {
     "SkillVecEnv": "etude.skills.vec_env",
     "compose": "etude.skills.compose",
     "export": "etude.skills.export",
+    "finetune": "etude.skills.finetune",
     "make_vec": "etude.envs.registry",
     "preset": "etude.skills.discovery",
+    "to_sb3": "etude.skills.low_level_env",
 }
 
 __all__ = [
     "ComposeConfig",
     "Discovery",
+    "FinetuneConfig",
+    "LowLevelEnv",
     "SMDPReplayBuffer",
     "SMDPRolloutBuffer",
     "SkillEnv",
@@ -44,8 +52,10 @@ __all__ = [
     "SkillVecEnv",
     "compose",
     "export",
+    "finetune",
     "make_vec",
     "preset",
+    "to_sb3",
 ]
 
 

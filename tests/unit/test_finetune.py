@@ -49,12 +49,14 @@ def config(**changes: Any) -> FinetuneConfig:
     return from_dict(FinetuneConfig, {**QUICK, **changes})
 
 
-def compass(folder: Path, discrete: bool = False, name: str = "compass") -> SkillLibrary:
+def compass(
+    folder: Path, discrete: bool = False, name: str = "compass", **rules: Any
+) -> SkillLibrary:
     """Skills that are the directions of the plane; they look at the velocities alone."""
     space = Discrete(2) if discrete else Sphere(2)
     layers = [(np.vstack([np.zeros((2, 2)), 2 * np.eye(2)]), np.zeros(2))]
     policy = MLP(layers, output="tanh", input_fields=("y_velocity", "x_velocity"))
-    rows = [{"id": 0, "name": "east", "z": [1.0, 0.0], "reach": 3.0}]
+    rows = [{"id": 0, "name": "east", "z": [1.0, 0.0], "reach": 3.0, **rules}]
     data = SetData("main", "none", {}, space, policy, {}, np.arange(4), 1 + np.arange(4), rows)
     env = registry.spec(BODY).to_json()
     write(folder, sets=[data], env=env, provenance={"seed": 7}, name=name)
@@ -258,6 +260,12 @@ def test_plans_cannot_be_fine_tuned(tmp_path: Path) -> None:
         finetune(tmp_path / "plans", TASK, config())
 
 
+def test_skills_that_end_by_themselves_cannot_be_fine_tuned(tmp_path: Path) -> None:
+    library = compass(tmp_path / "rules", discrete=True, termination={"field": "x", "above": 0})
+    with pytest.raises(UsageError, match="only skills that hold for k steps"):
+        finetune(library, TASK, config())
+
+
 # ---- stopping and going on
 
 
@@ -323,7 +331,7 @@ def test_the_command_leaves_a_version_a_controller_and_a_report(
     assert report["library"] == {"name": "better", "id": made.id}
     assert made.parents[0]["id"] == library.id
     assert {"success_rate", "return_mean"} <= report["parent"].keys() & report["finetuned"].keys()
-    assert "--low.batch-size 16" in made.provenance["made_by"]["command"]
+    assert "--low.batch-size 16" in made.provenance["command"]
     logged = (out / "metrics.csv").read_text()
     assert "finetune/kl," in logged and "meta/episodes," in logged
     assert (out / "tb").is_dir()

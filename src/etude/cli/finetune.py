@@ -206,7 +206,7 @@ def _train(job: Job, folder: Path, keeper: Keeper) -> Finetuned:
             progress=show,
             keeper=keeper,
         )
-    return found.save(folder, job.name, made_by=job.provenance)
+    return found.save(folder, job.name, **job.provenance)
 
 
 def _report(job: Job, made: Finetuned, folder: Path) -> None:
