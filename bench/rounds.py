@@ -93,6 +93,7 @@ class Row:
 
 NATIVE = "64 environments on 2 threads: share of a native C++ loop's steps/s"
 SYNC = "16 environments on 2 threads against Gymnasium's SyncVectorEnv of 8, steps/s"
+SKILLS = "Ant skills of 25 steps, SkillVecEnv of 64 on 2 threads"
 UPDATE = "SAC update, batch 256, 2 x 256 units, sampling included, against stable-baselines3"
 
 ROWS: dict[str, Row] = {
@@ -102,6 +103,13 @@ ROWS: dict[str, Row] = {
         Row("stepping/half-cheetah-64", f"HalfCheetah, {NATIVE}", at_least=0.80),
         Row("stepping/ant-16", f"Ant, {SYNC}", "x", at_least=2.5),
         Row("stepping/half-cheetah-16", f"HalfCheetah, {SYNC}", "x", at_least=3.0),
+        Row("decisions/dummy-8", f"{SKILLS} against DummyVecEnv of 8, steps/s", "x", at_least=2.5),
+        Row(
+            "decisions/subproc-2",
+            f"{SKILLS} against SubprocVecEnv of 2, steps/s",
+            "x",
+            at_least=1.3,
+        ),
         Row("updates/2-threads", f"{UPDATE}; 2 threads (stretch: 3 x)", "x", at_least=2.0),
         Row("updates/1-thread", f"{UPDATE}; 1 thread", "x"),
         Row(

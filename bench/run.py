@@ -32,7 +32,9 @@ PAGE = BENCH.parent / "docs" / "performance.md"
 HEAD = """\
 | measurement | goal | median | smallest to largest | absolute medians | met |
 |---|---|---|---|---|---|"""
-Group = Literal["stepping", "updates", "loop", "seeds", "replay", "startup", "library_act"]
+Group = Literal[
+    "stepping", "decisions", "updates", "loop", "seeds", "replay", "startup", "library_act"
+]
 Tree = Mapping[str, Any]
 
 
@@ -46,6 +48,7 @@ class Part:
 
 PARTS: dict[Group, tuple[Part, ...]] = {
     "stepping": (Part(2, 10),),
+    "decisions": (Part(1, 3),),
     "updates": (Part(2, 2), Part(1, 2)),
     "loop": (Part(1, 2),),
     "seeds": (Part(1, 2),),
