@@ -231,8 +231,9 @@ def test_lsd_reaches_the_length_of_the_step() -> None:
 @pytest.mark.parametrize("name", FAMILY)
 def test_signals_are_the_same_when_asked_twice(name: str) -> None:
     """Power iterations and fresh draws belong to updates alone, and exporting changes nothing."""
-    learner = make(name)
+    learner = make(name, hidden=(64, 64))
     batch = batch_for(learner)
+    torch.testing.assert_close(learner.signal(batch), learner.signal(batch), rtol=0, atol=0)
     learner.update(batch)
     first, state = learner.signal(batch), learner.checkpoint()["weights"]
     kept = {k: v.clone() for k, v in state.items()}
