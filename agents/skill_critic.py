@@ -5,8 +5,8 @@ Hao et al. 2023, "Skill-Critic: Refining Learned Skills for Hierarchical Reinfor
 controller, any of stable-baselines3's, that chooses z for k steps at a time and learns by itself
 from whole decisions (`smdp.py`). The critic of the low level knows how far the skill has got:
 
-    y = r + gamma (1 - terminated) { Q_target(s',z,i+1,a') - alpha KL(s',z)    if i + 1 < k
-                                   { V(s')                                     if i + 1 = k
+    y = r + gamma (1 - terminated) { min_e Q_target_e(s',z,i+1,a')    if i + 1 < k
+                                   { V(s')                           if i + 1 = k
     L_Q  = mean_B sum_E 1/2 (Q_e(s,z,i,a) - y)^2
     L_pi = alpha T/5 (mean_B KL(s,z) / T)^5 - mean_B min_e Q_e(s,z,i,a~)         a~ ~ pi(.|s,z)
     KL   = KL(pi(.|s,z) || pi_0(.|s,z)) = sum_A 1/2 (exp(2 rho) + delta^2 / sigma_0^2 - 1) - rho
@@ -18,8 +18,9 @@ levels. alpha is a dual variable: log alpha grows by the share by which the mean
 target T, where a nat more costs alpha.
 
 Deviations from the paper: the controller is regularised by its own entropy and not towards a
-parent; the KL counts until the end of a decision and not beyond; both levels use the smaller of E
-critics; the fifth power instead of alpha KL, of the same slope at T, because a dual variable alone
+parent; the KL limits the policy and is no part of its value, which the controller's value, without
+it, would contradict at every end of a decision; both levels use the smallest of E critics; the
+fifth power instead of alpha KL, of the same slope at T, because a dual variable alone
 comes too late: the KL went to three times its target before alpha had risen.
 
 Shapes: B batch, O observation of the critic, I body fields that the policy reads, Z skill,
@@ -169,7 +170,7 @@ class SkillCritic(nn.Module):
         if deterministic:
             mean: Tensor = self.actor(body, skill)[0]
             return mean.tanh()
-        return self.propose(body, skill).action
+        return self.actor.sample(body, skill, self._noise(body)).action
 
     @torch.no_grad()
     def update(self, batch: Steps, values: Values, move: bool = True) -> dict[str, Tensor]:
@@ -191,9 +192,8 @@ class SkillCritic(nn.Module):
 
     def _target(self, batch: Steps, values: Values) -> Tensor:
         """The critics' common target y, (B,)."""
-        drawn = self.propose(batch.next_body, batch.skill)
-        q = self.targets(self._inputs(batch, drawn.action, ahead=1))[..., 0]  # (E, B)
-        future = q.min(0).values - self.log_alpha.exp() * drawn.kl
+        action = self.act(batch.next_body, batch.skill)
+        future = self.targets(self._inputs(batch, action, ahead=1))[..., 0].min(0).values  # (B,)
         last = batch.step == self.k - 1
         if last.any():
             future[last] = values(batch.next_obs[last])
@@ -228,14 +228,17 @@ class SkillCritic(nn.Module):
         outputs, trace = self.actor.net.trace(torch.cat((body, skill), -1))
         mean, raw = outputs[0].chunk(2, -1)
         log_std = raw.clamp(LOG_STD_MIN, LOG_STD_MAX)
-        # drawn on the CPU everywhere, so that a seed means the same on every device
-        noise = torch.randn(mean.shape, generator=self.generator, dtype=mean.dtype)
-        deviation = log_std.exp() * noise.to(mean.device)
+        deviation = log_std.exp() * self._noise(mean)
         first: Tensor = self.parent(body, skill)[0]
         shift = (mean - first) / math.exp(self.config.log_std)
         spread = log_std - self.config.log_std
         action = (mean + deviation).tanh()
         return Proposal(action, deviation, shift, spread, raw == log_std, trace)
+
+    def _noise(self, like: Tensor) -> Tensor:
+        # drawn on the CPU everywhere, so that a seed means the same on every device
+        shape = (len(like), self.action_dim)
+        return torch.randn(shape, generator=self.generator, dtype=like.dtype).to(like.device)
 
     def _inputs(self, batch: Steps, action: Tensor, ahead: int = 0) -> Tensor:
         """What the critics see: now, or one step `ahead` under the same skill."""

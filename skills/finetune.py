@@ -34,6 +34,9 @@ from etude.skills.vec_env import LibraryLevel
 __all__ = ["FinetuneConfig", "Finetuned", "finetune", "settle"]
 
 LIBRARY = "library"
+COOL = 0.01
+"""SAC's temperature to go on from, which no controller keeps: at that of a beginner, 0.1, one that
+solves its task forgets how within a few thousand steps."""
 SHARED = ("algo", "k", "gamma", "env_steps", "num_envs", "seed", "hyper")  # with `compose`
 
 
@@ -103,6 +106,8 @@ def settle(
     given: dict[str, Any] = {"hidden": tuple(about["hidden"])}
     if about["algo"] != "ppo":
         given["learning_starts"] = 0  # it need not begin at random
+    if about["algo"] == "sac":
+        given["ent_coef"] = COOL
     if about["algo"] == "dqn":
         given["exploration"] = 1e-6
     hyper = replace(

@@ -22,7 +22,7 @@ from etude.config import from_dict
 from etude.envs import registry
 from etude.errors import CheckpointError, Stopped, UsageError
 from etude.skills.compose import ComposeConfig, compose, load_trained
-from etude.skills.finetune import Finetuned, finetune, settle
+from etude.skills.finetune import COOL, Finetuned, finetune, settle
 from etude.skills.finetune_env import FinetuneConfig, FinetuneVecEnv
 from etude.skills.library import SkillLibrary, merge, write
 from etude.skills.library_data import SetData
@@ -240,7 +240,11 @@ def test_a_given_controller_must_be_of_these_skills_and_this_rhythm(
     library: SkillLibrary, controller: Path, tmp_path: Path
 ) -> None:
     settled = settle(config(hyper={}), library, controller)
-    assert (settled.algo, settled.hyper.hidden, settled.hyper.learning_starts) == ("sac", (8,), 0)
+    hyper = settled.hyper
+    assert (settled.algo, hyper.hidden, hyper.learning_starts) == ("sac", (8,), 0)
+    assert hyper.ent_coef == COOL
+    warm = settle(config(hyper={"ent_coef": 0.3}), library, controller)
+    assert warm.hyper.ent_coef == 0.3
     with pytest.raises(UsageError, match="k = 5 and not 25: say --k 5"):
         settle(config(k=25), library, controller)
     with pytest.raises(UsageError, match="leave --algo out"):

@@ -114,9 +114,9 @@ class Reference:
 
     def target(self, noise: Array, decide: Callable[[Array], Array]) -> Array:
         b = self.b
-        action, kl = self.draw(self.actor, b["next_body"], noise)
+        action, _ = self.draw(self.actor, b["next_body"], noise)
         ahead = np.min([self.q(t, b["next_obs"], b["step"] + 1, action) for t in self.targets], 0)
-        future = np.where(b["step"] == K - 1, decide(b["next_obs"]), ahead - self.alpha * kl)
+        future = np.where(b["step"] == K - 1, decide(b["next_obs"]), ahead)
         return b["reward"] + GAMMA * (1 - b["terminated"]) * future
 
     def critic_loss(self, critics: list[Array], target: Array) -> float:
