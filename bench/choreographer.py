@@ -3,11 +3,11 @@
     python bench/choreographer.py                    all that has no row yet (an hour on one core)
     python bench/choreographer.py --only adaptation --seeds 0 1 2
 
-`skills.csv`: on `point-open`, online and from a dataset of random actions (48,000 steps, each
-action held for ten, half of the episodes from states reached before). *tiles* are the cells of a
-10 x 10 grid over the arena that one deterministic episode of 200 steps of every skill passes
-through, of 100; *reach* is how far from the place that its code decodes to a skill ends, the median
-over skills, in metres.
+`skills.csv`: on `point-open`, from 24,000 steps online, or as many updates from a dataset of random
+actions (48,000 steps, each action held for ten, half of the episodes from states reached before).
+*tiles* are the cells of a 10 x 10 grid over the arena that one deterministic episode of 200 steps
+of every skill passes through, of 100; *reach* is how far from the place that its code decodes to a
+skill ends, the median over skills, in metres.
 
 `adaptation.csv`: the skills of one run from such a dataset of `point-maze-u`, composed on
 `point-maze-u-goal`: in imagination, and by PPO with decisions of as many steps. *solved* is the
@@ -47,7 +47,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT, RUNS = ROOT / "results" / "choreographer", ROOT / "runs" / "choreographer"
 TASK, EVERY, SOLVED = "point-maze-u-goal", 2000, 0.9
 BUDGET = {"imagination": 20_000, "ppo": 60_000}
-RANDOM_STEPS, LIBRARY_STEPS = 48_000, 24_000
+STEPS, RANDOM_STEPS = 24_000, 48_000
 Part = Literal["skills", "adaptation"]
 
 
@@ -100,7 +100,7 @@ def save(part: str, rows: list[dict[str, Any]]) -> None:
 
 def discover(arm: str, seed: int) -> dict[str, Any]:
     """Learn skills in the open arena, and measure them."""
-    changes: dict[str, Any] = {"seed": seed}
+    changes: dict[str, Any] = {"seed": seed, "steps": STEPS}
     if arm == "dataset":
         changes["dataset"] = str(random_dataset("point-open", seed))
     run = trained("point-open", changes)
@@ -112,8 +112,8 @@ def trained(env: str, changes: dict[str, Any]) -> Discovery:
     run = Discovery(replace(preset("choreographer", env), changes))
     while not run.done:
         run.epoch()
-        if run.steps % 8000 < 1600:
-            print(run.steps, {k: round(v, 4) for k, v in run.metrics.items()}, file=sys.stderr)
+        if run.steps % 4800 < 1600:
+            print(run.steps, run.updates, measure(run), file=sys.stderr)
     return run
 
 
@@ -163,7 +163,7 @@ def library(env: str = "point-maze-u") -> SkillLibrary:
     path = RUNS / f"library-{env}"
     if not path.is_dir():
         RUNS.mkdir(parents=True, exist_ok=True)
-        changes = {"dataset": str(random_dataset(env, 0)), "steps": LIBRARY_STEPS}
+        changes = {"dataset": str(random_dataset(env, 0)), "steps": STEPS}
         export(trained(env, changes), path, {"command": "bench/choreographer.py"})
     return SkillLibrary.load(path)
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -63,8 +64,10 @@ class Choreographer(Learner):
         """of the ensemble whose disagreement is explored"""
         codebook: CodebookConfig = field(default_factory=CodebookConfig)
         """of the skills"""
+        exploration: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+        """of the policy that explores"""
         imagination: ActorCriticConfig = field(default_factory=ActorCriticConfig)
-        """of both policies"""
+        """of that of the skills"""
         starts: Annotated[int, Range(2, 4096)] = 128
         """observations of a batch that imagination starts from (the paper: all)"""
         neighbours: Annotated[int, Range(1, 1000)] = 12
@@ -82,7 +85,7 @@ class Choreographer(Learner):
         self.model = Latent(obs, act, config.model)
         self.ensemble = Ensemble(width, act, config.ensemble)
         self.codebook = Codebook(width, config.codebook)
-        self.explorer = ActorCritic(obs, 0, width, act, config.imagination)
+        self.explorer = ActorCritic(obs, 0, width, act, config.exploration)
         self.skills = ActorCritic(obs, obs, width, act, config.imagination)
         self.outcome = mlp((obs + z, *config.imagination.hidden, obs))
         self.register_buffer("scale", torch.ones(()))  # running size of the disagreement
@@ -112,21 +115,17 @@ class Choreographer(Learner):
         coded = self.codebook.update(seen, self.codebook_optimiser, self.generator)
         drawn = torch.randint(self.space.dim, (len(start["latent"]),), generator=self.generator)
         z = F.one_hot(drawn, self.space.dim).to(y)  # (B, K)
+        both, paid_for = (self.skills_actor, self.skills_critic), partial(self.reward, z=z)
         dream, paid, returns = self.skills.update(
-            self.model,
-            start,
-            z @ self.goals(),
-            lambda dream: self.reward(dream, z),
-            (self.skills_actor, self.skills_critic),
-            self.generator,
+            self.model, start, z @ self.goals(), paid_for, both, self.generator
         )
         with torch.no_grad():
             before, after = self.model.decode(dream.feat[:, [0, -1]]).unbind(1)  # (B, O) each
         guess = self.outcome(torch.cat((before, z), -1))
         descend(self.outcome_optimiser, F.mse_loss(guess, after - before))
-        dreamt = {"paid": paid.mean(), "return": returns.mean(), "surprise": self.scale.clone()}
-        kept = {name.replace("model/", "model_"): value for name, value in model.items()}
-        return {f"skill/{name}": value for name, value in {**kept, **coded, **dreamt}.items()}
+        found = {name.replace("model/", "model_"): value for name, value in model.items()} | coded
+        found |= {"paid": paid.mean(), "return": returns.mean(), "surprise": self.scale.clone()}
+        return {f"skill/{name}": value for name, value in found.items()}
 
     def _explore(self, start: State, y: Tensor, action: Tensor) -> None:
         """Fit the ensemble to steps from y (B, 2, D), and the policy that looks for its doubts."""

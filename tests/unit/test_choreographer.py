@@ -15,6 +15,8 @@ from torch import Tensor
 from etude.agents.replay import Sequences
 from etude.config import replace
 from etude.errors import UsageError
+from etude.evaluate.rollouts import rollout_skills
+from etude.skills.dataset import write
 from etude.skills.discovery import Discovery, preset
 from etude.skills.export import export
 from etude.skills.learners.base import Spec
@@ -31,6 +33,7 @@ SMALL: dict[str, Any] = {
     "model": {"width": 16, "hidden": [16], "horizon": 3},
     "ensemble": {"members": 3, "hidden": [16]},
     "codebook": {"codes": 6, "dim": 4, "hidden": [16], "resample": 3},
+    "exploration": {"hidden": [16], "horizon": 4, "noise": 0.0},
     "imagination": {"hidden": [16], "horizon": 4},
 }
 
@@ -325,7 +328,7 @@ def test_a_dataset_is_not_explored() -> None:
 
 
 def test_acting_is_exploring_and_at_first_it_is_random() -> None:
-    learner = build(imagination={"noise": 0.0})
+    learner = build()
     obs, z = torch.randn(64, 4), torch.eye(6)[torch.arange(64) % 6]
     at_first = learner.plan(obs, z)
     assert at_first.shape == (64, 1, 2) and at_first.std() == pytest.approx(3**-0.5, abs=0.06)
@@ -374,3 +377,24 @@ def test_outcomes_are_learned_from_dreams_and_stand_in_the_library(tmp_path: Pat
     library = SkillLibrary.load(export(run, tmp_path / "library", {}, {}))
     obs, z = run.env_spec.obs_dim * [0.5], np.eye(6)[1]
     assert library.encoders["outcome"](obs, z).shape == (4,)
+
+
+@pytest.mark.slow
+def test_from_random_steps_alone_codes_tile_the_arena_and_are_reached(tmp_path: Path) -> None:
+    """Offline: 80 of 100 cells of a metre, and the places that codes stand for."""
+    random = {"random_steps": 48_000, "warmup_steps": 48_000, "hold": 10, "visited_starts": 0.5}
+    config = replace(preset("choreographer", "point-open"), {"steps": 48_000, "loop": random})
+    seen = Discovery(replace(config, {"loop": {"updates_per_epoch": 1}}))
+    seen.run()
+    path = write(tmp_path / "data", seen.replay, seen.env_spec, seen.space, {})
+    config = replace(preset("choreographer", "point-open"), {"dataset": str(path)})
+    run = Discovery(replace(config, {"steps": 24_000}))
+    run.run()
+    learner, z = run.learner, np.eye(64, dtype=np.float32)
+    assert isinstance(learner, Choreographer)
+    paths = rollout_skills(run.snapshot(), "point-open", z=z).paths
+    with torch.no_grad():
+        decoded = learner.goals().numpy() * run.normaliser.std.numpy()  # the mean is 0
+    assert len({tuple(cell) for cell in np.floor(paths.reshape(-1, 2)).astype(int)}) >= 80
+    missed = np.linalg.norm(paths[:, -1] - decoded[:, :2], axis=-1) / run.normaliser.std[0].item()
+    assert np.median(missed) < 0.15
