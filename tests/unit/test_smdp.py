@@ -6,16 +6,20 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3 import DQN, PPO
+from sb3_contrib import QRDQN, TQC, MaskablePPO
+from stable_baselines3 import DQN, PPO, SAC
 
 from etude.agents.smdp import (
     DurationCallback,
     EnvStepsCallback,
+    EveryStepReplayBuffer,
     SMDPReplayBuffer,
     SMDPRolloutBuffer,
+    maskable_rollout_buffer,
 )
 from etude.envs.spec import EnvSpec, Field
 from etude.errors import UsageError
+from etude.skills.durations import Duration
 from etude.skills.vec_env import SkillVecEnv
 
 GAMMA, K, GOAL = 0.9, 10, 23
@@ -80,45 +84,86 @@ class Walk:
         return 1.0 - command[:, None]
 
 
-def line(skills, starts=(0,) * 8, limit=10**9, **kwargs):
-    return SkillVecEnv(LineWorld(starts, limit), Walk(skills), K, GAMMA, **kwargs)
+class Stroll(Walk):
+    """Any choice of a continuous controller walks on."""
+
+    def __init__(self):
+        self.action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def command(self, choice):
+        return np.zeros_like(choice)
+
+
+RANDOM = Duration(K, "random")
+
+
+def line(skills, starts=(0,) * 8, limit=10**9, hold=K, **kwargs):
+    level = Walk(skills) if skills else Stroll()
+    return SkillVecEnv(LineWorld(starts, limit), level, hold, GAMMA, **kwargs)
 
 
 def places(n=GOAL):
     return torch.eye(GOAL + 1)[:n]
 
 
-def dqn(venv, steps):
-    model = DQN(
+OFF_POLICY = {
+    "gamma": 0.5,  # must not matter
+    "learning_rate": lambda left: 1e-5 + 3e-3 * left,
+    "buffer_size": 2000,
+    "learning_starts": 400,
+    "train_freq": 1,
+    "gradient_steps": 4,
+    "batch_size": 128,
+    "seed": 0,
+}
+
+
+def dqn(venv, steps, kind=DQN, buffer=SMDPReplayBuffer):
+    model = kind(
         "MlpPolicy",
         venv,
-        gamma=0.5,  # must not matter
-        learning_rate=lambda left: 1e-5 + 3e-3 * left,
-        buffer_size=2000,
-        learning_starts=400,
-        train_freq=1,
-        gradient_steps=4,
-        batch_size=128,
         target_update_interval=200,
         exploration_final_eps=0.3,
-        replay_buffer_class=SMDPReplayBuffer,
+        replay_buffer_class=buffer,
         policy_kwargs={"net_arch": [64]},
-        seed=0,
+        **OFF_POLICY,
+    )
+    model.learn(steps)
+    seen = torch.zeros(GOAL, venv.observation_space.shape[0])  # `held` is 0 at a decision
+    seen[:, : GOAL + 1] = places()
+    with torch.no_grad():
+        net = model.q_net if kind is DQN else model.quantile_net
+        values = net(seen) if kind is DQN else net(seen).mean(1)
+        return values.max(1).values.numpy()
+
+
+def sac(venv, steps, kind=SAC):
+    model = kind(
+        "MlpPolicy",
+        venv,
+        tau=0.05,
+        ent_coef=1e-9,  # else the entropy has a value too
+        replay_buffer_class=SMDPReplayBuffer,
+        # linear in one-hot places, and one critic: the smaller of two is a little below the truth
+        policy_kwargs={"net_arch": {"pi": [8], "qf": []}, "n_critics": 1},
+        **(OFF_POLICY | {"learning_rate": lambda left: 1e-5 + 2e-2 * left}),
     )
     model.learn(steps)
     with torch.no_grad():
-        return model.q_net(places()).max(1).values.numpy()
+        found = model.critic(places(), torch.zeros(GOAL, 1))
+        values = found[0].flatten() if kind is SAC else found.mean((1, 2))
+        return values.numpy()
 
 
-def ppo(venv, steps):
-    model = PPO(
+def ppo(venv, steps, kind=PPO, buffer=SMDPRolloutBuffer):
+    model = kind(
         "MlpPolicy",
         venv,
         gamma=0.5,  # must not matter
         learning_rate=lambda left: 1e-5 + 3e-3 * left,
         n_steps=16,
         batch_size=venv.num_envs * 16,
-        rollout_buffer_class=SMDPRolloutBuffer,
+        rollout_buffer_class=buffer,
         policy_kwargs={"net_arch": [64]},
         seed=0,
     )
@@ -147,6 +192,47 @@ def test_ppo_finds_the_closed_form_value():
 def test_ppo_finds_it_when_time_limits_cut_decisions():
     values = ppo(line(skills=1, starts=PLACES, limit=17), 15_000)
     assert values == pytest.approx(VALUES, abs=1e-3)
+
+
+def test_random_durations_change_no_value():
+    assert dqn(line(skills=2, hold=RANDOM), 3000)[0] == pytest.approx(0.9**22, abs=1e-3)
+    assert ppo(line(skills=1, hold=RANDOM), 4000)[0] == pytest.approx(0.9**22, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"hold": RANDOM, "limit": 17, "starts": PLACES}],
+    ids=["fixed", "random and cut"],
+)
+def test_sac_finds_the_closed_form_value(options):
+    values = sac(line(skills=0, **options), 4000)
+    assert values[0] == pytest.approx(0.9**22, abs=1e-3)
+
+
+def test_every_step_of_a_decision_teaches_the_same_value():
+    values = dqn(line(skills=1, every_step=True), 3000, buffer=EveryStepReplayBuffer)
+    assert values[[0, 10, 20]] == pytest.approx(VALUES[[0, 10, 20]], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_sb3_contrib_finds_the_closed_form_value():
+    assert dqn(line(skills=1), 4000, QRDQN)[0] == pytest.approx(0.9**22, abs=1e-3)
+    assert sac(line(skills=0), 4000, TQC)[0] == pytest.approx(0.9**22, abs=1e-3)
+
+
+def test_maskable_ppo_finds_the_closed_form_value():
+    """Standing still is masked, so every decision walks on."""
+
+    class Masked(SkillVecEnv):
+        def get_attr(self, attr_name, indices=None):
+            return [True] if attr_name == "action_masks" else super().get_attr(attr_name, indices)
+
+        def env_method(self, method_name, *args, **kwargs):
+            return [np.array([True, False])] * self.num_envs
+
+    venv = Masked(LineWorld((0,) * 8), Walk(2), RANDOM, GAMMA)
+    values = ppo(venv, 4000, MaskablePPO, maskable_rollout_buffer())
+    assert values[0] == pytest.approx(0.9**22, abs=1e-3)
 
 
 def test_per_decision_discounting_gives_another_value():
