@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from etude import cli
 from etude.envs import registry
+from etude.evaluate.report import report_library
 from etude.evaluate.skillset_mi import FOLDS, rollout_mi
 from etude.skills.library import SkillLibrary, write
 from etude.skills.library_data import SetData
@@ -105,6 +108,18 @@ def test_nothing_is_measured_in_vain(capsys: pytest.CaptureFixture[str]) -> None
     """Every library is checked before the first is acted out."""
     assert cli.main(["evaluate", "--mi", DIAYN, "half-cheetah-diayn", *HOW]) == 2
     assert "nats" not in capsys.readouterr().err
+
+
+def test_a_report_measures_when_asked(tmp_path: Path) -> None:
+    library, out = SkillLibrary.load(DIAYN), tmp_path / "report"
+    how: dict[str, Any] = {"provenance": {}, "episodes": 4, "steps": 20, "seed": 2}
+    assert report_library(library, "point-open", out, **how)["information"] is None
+    assert "What the skills tell" not in (out / "report.md").read_text()
+    found = report_library(library, "point-open", out, mi_episodes=60, **how)["information"]
+    mi = rollout_mi(library, "point-open", episodes=60, steps=20, seed=2, folds=FOLDS)
+    assert {key: found[key] for key in asdict(mi)} == asdict(mi)
+    assert (found["skills"], found["episodes"], found["steps"]) == (mi.size, 60, 20)
+    assert f"{mi.nats:.3g} nats" in (out / "report.md").read_text()
 
 
 def test_help_has_both_forms(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,6 @@ from etude.evaluate.arms import TrialSpec
 from etude.evaluate.compare import Comparison
 from etude.evaluate.report import report_comparison, report_library
 from etude.evaluate.rollouts import Rollouts, TaskRollouts, rollout_skills
-from etude.evaluate.skillset_mi import rollout_mi
 from etude.skills.compose import ComposeConfig
 from etude.skills.library import SkillLibrary, write
 from etude.skills.library_data import SetData
@@ -346,20 +345,6 @@ def test_what_the_skills_tell_as_the_run_measured_it(tmp_path, alarm):
     assert (said in text) == (alarm is not None)
     assert ("**Alarm:**" in text) == (alarm == 1)
     assert ("no contradiction" in text) == (alarm == 0)
-
-
-def test_what_the_skills_tell_measured_for_the_report(tmp_path):
-    library, out = compass(tmp_path / "library"), tmp_path / "run"
-    how = {"provenance": PROVENANCE, "episodes": 4, "steps": 20, "seed": 2}
-    assert report_library(library, "point-open", out, **how)["information"] is None
-    assert "What the skills tell" not in (out / "report.md").read_text()
-    data = report_library(library, "point-open", out, mi_episodes=100, **how)
-    found = rollout_mi(library, "point-open", episodes=100, steps=20, seed=2, folds=5)
-    assert {k: data["information"][k] for k in dataclasses.asdict(found)} == dataclasses.asdict(
-        found
-    )
-    assert found.nats == pytest.approx(math.log(4), abs=0.1), "four ways, all told apart"
-    assert data["information"]["steps"] == 20
 
 
 def row(spec: TrialSpec, success: float | None) -> dict[str, object]:
