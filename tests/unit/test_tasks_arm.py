@@ -167,6 +167,9 @@ def test_sequence_shows_goal_propositions_and_what_is_left() -> None:
     np.testing.assert_array_equal(fields[:, 2:6], np.eye(4)[[0, 3, 2, 2]])
     np.testing.assert_allclose(fields[:, 6], [1, 2 / 3, 1 / 3, 0])
     constants = task.spec.constants
+    x, y = 0.16 * np.cos(np.pi / 3), 0.16 * np.sin(np.pi / 3)
+    expected = [[x, y], [-0.16, 0], [x, -y], [-x, y]]
+    np.testing.assert_allclose(constants["targets"], expected, atol=1e-12)
     assert constants["propositions"] == ["a", "b", "c", "d"]
     assert (constants["sequence"], constants["never"]) == (["a", "b", "c"], ["d"])
     assert [mark.colour for mark in task.marks(states[0])] == [c for _, c in TARGETS.values()]
@@ -256,6 +259,7 @@ def test_push_pays_where_the_puck_is(dx: float, dy: float, paid: float) -> None:
     for outcome in task.step(goal, View(qpos, np.zeros((1, 4)), {}), RNGS):
         assert outcome[0] == paid
     np.testing.assert_array_equal(task.observe(goal, View(qpos, qpos, {})), goal)
+    assert task.spec.constants["goal_spread"] == 0.15
 
 
 def test_push_goals_are_new_in_every_episode_and_not_at_the_puck() -> None:

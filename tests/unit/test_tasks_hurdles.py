@@ -52,11 +52,16 @@ def test_the_hind_foot_is_where_mujoco_puts_it() -> None:
 
 
 def test_the_sets_of_hurdles_are_three_different_tasks() -> None:
-    assert HURDLES["metra"].places[4:7] == (-1, 3, 7)
-    assert [len(h.places) for h in HURDLES.values()] == [12, 7, 21]
+    places = {kind: list(hurdles.places) for kind, hurdles in HURDLES.items()}
+    assert places == {
+        "metra": [-15, -13, -9, -5, -1, 3, 7, 11, 15, 19, 23, 27],
+        "psd": [2.5, 4, 7, 10, 15, 22, 30],
+        "diayn": list(range(-1, 60, 3)),
+    }
+    depths = [h.half_depth for h in HURDLES.values()]
+    assert depths == [1, 1, 0.5]
     counted = {k: spec(f"half-cheetah-hurdle-{k}").constants["hurdles_counted"] for k in HURDLES}
     assert counted == {"metra": 7, "psd": 7, "diayn": 20}
-    assert HURDLES["diayn"].places[:3] == (-1, 2, 5)
     tops = {k: round(h.centre + h.half_height, 3) for k, h in HURDLES.items()}
     assert tops == {"metra": 0.23, "psd": 0.26, "diayn": 0.25}
     bottoms = {k: round(h.centre - h.half_height, 3) for k, h in HURDLES.items()}
@@ -64,6 +69,8 @@ def test_the_sets_of_hurdles_are_three_different_tasks() -> None:
     limits = {k: h.max_steps for k, h in HURDLES.items()}
     assert limits == {"metra": 200, "psd": 300, "diayn": 1000}
     assert len({spec(f"half-cheetah-hurdle-{k}").xml_sha256 for k in HURDLES}) == 3
+    reaches = {k: spec(f"half-cheetah-hurdle-{k}").constants["goal_reach"] for k in HURDLES}
+    assert reaches == {"metra": 27, "psd": 30, "diayn": 59}
 
 
 @pytest.mark.parametrize("kind", HURDLES)

@@ -47,6 +47,8 @@ def test_a_change_declares_each_of_its_kinds() -> None:
         (Geom("box", (1, 0, 0), (1, 1, 1)),), "walls", 0.5, (("hip_1", 0.6), ("ankle_1", 0.6))
     )
     assert change.declared == ("geoms: 1 walls", "gravity x 0.5", "gear x 0.6 of hip_1, ankle_1")
+    four = Change(torque=tuple((f"hip_{i}", 0.2) for i in range(4)))
+    assert four.declared == ("gear x 0.2 of hip_0, hip_1, hip_2, hip_3",)
     every = Change(torque=tuple((f"hip_{i}", 0.2) for i in range(5)))
     assert every.declared == ("gear x 0.2 of 5 joints",)
 
@@ -87,6 +89,7 @@ def test_waypoints_are_those_of_the_paper() -> None:
     assert SQUARE == ((2, 2), (2, -2), (-2, -2), (-2, 2), (2, 2))
     assert (task.radius, task.spec.max_steps, task.spec.changes) == (0.5, 1000, ("goal region",))
     assert task.spec.constants["gear"] == [150.0] * 8
+    assert task.spec.constants["goal_reach"] == np.abs(SQUARE).max()
     weak = AntWaypoints(30)
     assert weak.spec.id == "ant-waypoints-gear-30"
     assert weak.spec.constants["gear"] == weak.body.model().actuator_gear[:, 0].tolist()
@@ -195,6 +198,13 @@ def test_ant_mazes_have_the_maps_walls(name: str) -> None:
     assert (model.geom_pos[boxes][:, 2] == 1).all()
     assert (model.geom_size[boxes][:, 2] == 1).all()
     assert task.spec.changes == (f"geoms: {len(boxes)} walls", "goal region")
+    x, y = maze.goal
+    assert max(abs(x), abs(y)) <= task.spec.constants["goal_reach"] < max(maze.size) / 2
+    field = np.tan(
+        np.radians(model.vis.global_.fovy / 2)
+    )  # half of what the camera sees, per metre
+    seen = field * model.cam("above").pos[2]
+    assert max(maze.size) / 2 < seen < 1.2 * max(maze.size) / 2
     assert task.spec.constants["gear"] == [150.0] * 8
 
 

@@ -28,6 +28,9 @@ def all_do(env: BatchedEnv, action: np.ndarray) -> np.ndarray:
 
 def test_a_point_steps_by_its_action_and_stops_at_the_walls() -> None:
     env = make_vec("point-box", 3, seed=0)
+    places = np.random.default_rng(0).uniform(0, 1, (10**5, 2))
+    np.testing.assert_allclose(env.env_spec.obs_mean, places.mean(axis=0), atol=0.01)
+    np.testing.assert_allclose(env.env_spec.obs_std, places.std(axis=0), atol=0.01)
     obs, infos = env.reset(seed=0)
     assert (np.abs(obs - 0.5) <= 0.01).all()
     assert len(np.unique(obs)) == 6
@@ -46,7 +49,8 @@ def test_a_point_steps_by_its_action_and_stops_at_the_walls() -> None:
 
 def test_some_points_may_step_alone() -> None:
     env = make_vec("point-box", 3, seed=0)
-    obs, _ = env.reset(seed=0)
+    env.reset(seed=0)
+    obs = env.step(all_do(env, EAST))[0]  # they would go on, had they not to wait
     after = env.step(all_do(env, EAST), np.array([False, True, False]))[0]
     np.testing.assert_allclose(after - obs, [[0, 0], [0.1, 0], [0, 0]], atol=1e-6)
 
@@ -78,6 +82,7 @@ def test_nav_pays_by_the_square_and_succeeds_near_by() -> None:
     assert not ended.any()
     assert 0 < success.sum() < 50
     np.testing.assert_array_equal(task.observe(goal, view), goal)
+    assert task.spec.constants["goal_radius"] == 0.1
 
 
 def test_nav_has_25_goals_and_draws_all_of_them() -> None:
