@@ -126,7 +126,8 @@ class LearningLevel:
         )
         # A row's action holds the reward behind it, its skill the steps for which it was held.
         widths = env_spec.obs_dim, env_spec.action_dim + 1, space.dim + 1
-        self.replay = Replay(config.replay_capacity, 1, *widths, seeds[1])
+        most = config.env_steps + config.num_envs * config.k  # the run's last decision included
+        self.replay = Replay(min(config.replay_capacity, most), 1, *widths, seeds[1])
         self._skill = np.zeros((config.num_envs, space.dim), np.float32)
         self._held = 0  # steps since these skills began
         self._due = 0.0  # updates, for steps that were made
