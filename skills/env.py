@@ -93,18 +93,15 @@ class SkillEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             LibraryError: the library cannot be read, or does not fit the environment.
             UsageError: a setting is out of range.
         """
-        RecordConstructorArgs.__init__(
-            self,
-            library=library,
-            k=k,
-            gamma=gamma,
-            reward=reward,
-            smdp=smdp,
-            field_map=field_map,
-            fallback=fallback,
-            every_step=every_step,
-            _disable_deepcopy=True,
-        )
+        given: dict[str, Any] = {
+            "k": k,
+            "gamma": gamma,
+            "reward": reward,
+            "smdp": smdp,
+            "field_map": field_map,
+        }
+        given |= {"library": library, "fallback": fallback, "every_step": every_step}
+        RecordConstructorArgs.__init__(self, _disable_deepcopy=True, **given)
         gymnasium.Wrapper.__init__(self, env)
         _check_settings(gamma, reward, smdp, every_step, env)
         loaded = library if isinstance(library, SkillLibrary) else SkillLibrary.load(library)
@@ -115,10 +112,8 @@ class SkillEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         if lines := action_differences(env, loaded):
             raise LibraryError(f"library {loaded.name} cannot act here:{''.join(lines)}")
         self.action_space = self.hold.action_space(loaded.space.action_space())
-        if every_step:
-            self.observation_space = _longer(env.observation_space)
-        self._conditions = Conditions.of(loaded, fallback)
-        self._rng = generator(None)
+        self.observation_space = _longer(env.observation_space, every_step)
+        self._conditions, self._rng = Conditions.of(loaded, fallback), generator(None)
         self._seen: tuple[Any, dict[str, Any]] | None = None
         _warn_without_time_limit(env)
 
@@ -261,8 +256,10 @@ def _check_settings(gamma: float, reward: str, smdp: str, every_step: bool, env:
         )
 
 
-def _longer(space: spaces.Space[Any]) -> spaces.Box:
-    """The space with one more entry in [0, 1], the share of a decision that is over."""
+def _longer(space: spaces.Space[Any], every_step: bool) -> spaces.Space[Any]:
+    """The space, with `every_step` longer by the share of a decision that is over, in [0, 1]."""
+    if not every_step:
+        return space
     assert isinstance(space, spaces.Box)
     low, high = np.append(space.low, 0), np.append(space.high, 1)
     return spaces.Box(low.astype(space.dtype), high.astype(space.dtype), dtype=space.dtype.type)

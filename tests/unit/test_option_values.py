@@ -127,18 +127,8 @@ def test_the_models_are_those_of_held_actions():
     np.testing.assert_allclose(found, optimal_values(table.transition, goal, GAMMA, 4), atol=1e-9)
 
 
-@pytest.mark.slow
-def test_options_of_the_four_rooms_are_worth_what_value_iteration_says():
-    """Random durations, an end at the doors, no south in the upper half: from random decisions."""
-    envs, decisions, goal = 512, 2400, 103
-    doors = [(0, 3), (-4, 0), (3, -1), (0, -4)]
-    table = four_rooms().table
-    at = {tuple(place): i for i, place in enumerate(table.places.astype(int).tolist())}
-    assert {*doors} <= {*at}
-    stop = {"any": [{"near": {"x": x, "y": y}, "within": 0.1} for x, y in doors]}
-    rules = {i: {"termination": stop} for i in range(4)}
-    rules[3]["initiation"] = {"field": "y", "below": 0.5}
-    library = compass("four-rooms", 4, rules)
+def random_decisions(library, envs, decisions):
+    """A replay of random choices in the four rooms, with east in place of what may not begin."""
     level = LibraryLevel.for_spec(library, spec("four-rooms-option"), fallback=0)
     raw = make_vec("four-rooms-option", envs, threads=1, seed=0)
     venv = SkillVecEnv(raw, level, Duration(3, "random"), GAMMA, normalise=False)
@@ -157,6 +147,21 @@ def test_options_of_the_four_rooms_are_worth_what_value_iteration_says():
         buffer.add(obs, stored, choice, reward, done, infos)
         obs = after
     venv.close()
+    return buffer
+
+
+@pytest.mark.slow
+def test_options_of_the_four_rooms_are_worth_what_value_iteration_says():
+    """Random durations, an end at the doors, no south in the upper half: from random decisions."""
+    envs, decisions, goal = 512, 2400, 103
+    doors = [(0, 3), (-4, 0), (3, -1), (0, -4)]
+    table = four_rooms().table
+    at = {tuple(place): i for i, place in enumerate(table.places.astype(int).tolist())}
+    assert {*doors} <= {*at}
+    stop = {"any": [{"near": {"x": x, "y": y}, "within": 0.1} for x, y in doors]}
+    rules = {i: {"termination": stop} for i in range(4)}
+    rules[3]["initiation"] = {"field": "y", "below": 0.5}
+    buffer = random_decisions(compass("four-rooms", 4, rules), envs, decisions)
 
     def cells(rows):
         return np.array([at[x, y] for x, y in rows.reshape(-1, 4)[:, :2].astype(int).tolist()])

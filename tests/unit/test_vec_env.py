@@ -206,6 +206,18 @@ def ruled(library):
     return annotate(SkillLibrary(Contents("compass", library.env, [data])), rules)
 
 
+def same_skill(one, other):
+    """Why both decisions ended."""
+    skill, skill_b = one["skill"], other["skill"]
+    for key in ("duration", "ended_by"):
+        assert skill_b[key] == skill[key]
+    assert skill_b["discount"] == pytest.approx(skill["discount"])
+    np.testing.assert_allclose(skill_b["z"], skill["z"])
+    for key in skill.get("within", ()):
+        np.testing.assert_allclose(skill_b["within"][key], skill["within"][key], atol=1e-5)
+    return skill["ended_by"]
+
+
 @pytest.mark.parametrize(
     ("space", "hold", "every_step"),
     [
@@ -249,15 +261,7 @@ def test_it_equals_one_skill_env_per_environment(space, hold, every_step):
         np.testing.assert_allclose(obs_b, obs, atol=1e-5)
         np.testing.assert_allclose(reward_b, reward, rtol=1e-6)
         assert done_b.tolist() == done.tolist()
-        for info, info_b in zip(infos, infos_b, strict=True):
-            skill, skill_b = info["skill"], info_b["skill"]
-            for key in ("duration", "ended_by"):
-                assert skill_b[key] == skill[key]
-            reasons.add(skill["ended_by"])
-            assert skill_b["discount"] == pytest.approx(skill["discount"])
-            np.testing.assert_allclose(skill_b["z"], skill["z"])
-            for key in skill.get("within", ()):
-                np.testing.assert_allclose(skill_b["within"][key], skill["within"][key], atol=1e-5)
+        reasons |= {same_skill(*pair) for pair in zip(infos, infos_b, strict=True)}
         for i in np.flatnonzero(done):
             ended += 1
             assert infos_b[i]["TimeLimit.truncated"] == infos[i]["TimeLimit.truncated"]
