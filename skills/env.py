@@ -93,14 +93,9 @@ class SkillEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             LibraryError: the library cannot be read, or does not fit the environment.
             UsageError: a setting is out of range.
         """
-        given: dict[str, Any] = {
-            "k": k,
-            "gamma": gamma,
-            "reward": reward,
-            "smdp": smdp,
-            "field_map": field_map,
-        }
+        given: dict[str, Any] = {"k": k, "gamma": gamma, "reward": reward, "smdp": smdp}
         given |= {"library": library, "fallback": fallback, "every_step": every_step}
+        given |= {"field_map": field_map}
         RecordConstructorArgs.__init__(self, _disable_deepcopy=True, **given)
         gymnasium.Wrapper.__init__(self, env)
         _check_settings(gamma, reward, smdp, every_step, env)
