@@ -64,13 +64,25 @@ def run_all(
         UsageError: Ray is not installed.
     """
     if ray:
-        function, there = partial(_on_ray, function=function, limit=limit), _cluster()
-        workers, limit = workers or there, None
+        there = _cluster()
+        function = partial(_on_ray, function=function, limit=limit)
+        return _run(jobs, function, workers or there, True, stop, None)
     workers = cores() if workers is None else workers
+    return _run(jobs, function, workers, workers == 0, stop, limit)
+
+
+def _run(
+    jobs: Sequence[J],
+    function: Callable[[J], R],
+    workers: int,
+    threads: bool,
+    stop: Callable[[], bool],
+    limit: float | None,
+) -> Iterator[tuple[J, R | BaseException]]:
+    """`run_all` in processes, or in threads that wait for what runs elsewhere."""
     waiting, idle = deque(jobs), list[Executor]()
     running: dict[Future[R], tuple[Executor, J]] = {}
     before, clock = set(multiprocessing.active_children()), _Clock(limit)
-    threads = ray or workers == 0
     end = threading.Event() if threads else SPAWN.Event()
     with _one_thread():
         try:
@@ -92,7 +104,7 @@ def run_all(
             end.set()
             wait(running, GRACE)
             for executor in (*idle, *(executor for executor, _ in running.values())):
-                executor.shutdown(wait=ray, cancel_futures=True)
+                executor.shutdown(wait=threads and workers > 0, cancel_futures=True)
             # whoever was at work has had the time to save; to end takes Python another second
             for process in set(multiprocessing.active_children()) - before if running else ():
                 process.kill()

@@ -6,8 +6,11 @@ position of a body) and the reward is the distance covered along the skill,
     r = (x' - x) . z,   z on the unit sphere,
 
 in units of the normaliser. A controller that fails with these skills would fail with any that were
-discovered, so whoever doubts a result on a task looks here first. The skills have the form of those
-of METRA with phi = x, and answer goals in the same way.
+discovered, so whoever doubts a result on a task looks here first.
+
+Deviations: it is what LSD and METRA (Park et al. 2022, arXiv:2202.00914; 2024, arXiv:2310.08887)
+become when phi(s) = x is given and not learned; its skills have their form, and answer goals as
+theirs do.
 """
 
 from __future__ import annotations

@@ -41,11 +41,11 @@ OWNERS = {
     "matplotlib": ("evaluate/", "src/etude/logger.py"),
     "tyro": ("src/etude/cli/",),
 }
-LIGHT = tuple(
-    f"etude.skills.{name}" for name in ("library", "library_files", "spaces", "env", "field_maps")
-)
+_LIGHT = ("library", "library_files", "spaces", "env", "field_maps")
+LIGHT = tuple(f"etude.skills.{name}" for name in _LIGHT)
 HEAVY = ("torch", "stable_baselines3", "matplotlib", "sklearn")
 REGISTRIES = ("src/etude", "src/etude/cli", "envs", "skills/learners", "skills/presets")
+IMPORTED = {"scikit-learn": "sklearn", "automata-lib": "automata"}
 COMMAND_LINE = ("src/etude/cli/", "train.py")
 LONGER = ("train.py", "/lpe.py", "/choreographer.py")
 UNPICKLERS = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
@@ -141,8 +141,7 @@ def third_party_owners(sources: Sequence[Source]) -> Iterator[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     groups = [project["dependencies"], *project["optional-dependencies"].values()]
     names = (re.split(r"[\[<>=;~ ]", line)[0] for group in groups for line in group)
-    others = {"scikit-learn": "sklearn", "automata-lib": "automata"}  # imported by another name
-    ours = (others.get(n, n).replace("-", "_") for n in names)
+    ours = (IMPORTED.get(name, name).replace("-", "_") for name in names)
     known = {"etude", *sys.stdlib_module_names, *ours}
     for source in (s for s in sources if s.in_package):
         for line, name in imported(ast.walk(source.tree)):
