@@ -8,6 +8,7 @@ automaton over them that pays once, when it accepts.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -35,8 +36,9 @@ class ReacherSequence(Task):
     touched at any time and does not count.
 
     Fields: goal (x, y) of the next target; propositions, for each target in the order of its name
-    whether the fingertip touches it (1 or 0), which is all that an automaton needs to see; and the
-    share of the sequence that is left.
+    whether the fingertip touches it (1 or 0); and the share of the sequence that is left. An
+    automaton needs the propositions alone: the constant `labels` has them as predicates, beside
+    `sequence` and `never`.
     Task state: targets touched, and whether the forbidden one was.
     """
 
@@ -59,6 +61,7 @@ class ReacherSequence(Task):
             "propositions": names,
             "targets": self._targets.tolist(),
             "target_radius": self.radius,
+            "labels": {name: _label(i) for i, name in enumerate(names)},
             "sequence": SEQUENCE,
             "never": [NEVER],
         }
@@ -100,3 +103,8 @@ class ReacherSequence(Task):
     def _next(self, state: np.ndarray) -> np.ndarray:
         found: np.ndarray = self._order[np.minimum(state[:, 0], len(SEQUENCE) - 1).astype(int)]
         return found
+
+
+def _label(i: int) -> dict[str, Any]:
+    """The predicate over observations that a proposition is."""
+    return {"field": "propositions", "entry": i, "above": 0.5}

@@ -8,6 +8,7 @@ import numpy as np
 
 from etude.envs.bodies.pusher import RADIUS
 from etude.envs.registry import make_vec, spec
+from etude.skills.controllers.automaton import AutomatonController, Effect, TaskAutomaton
 
 Policy = Callable[[np.ndarray], np.ndarray]
 """Observations (N, O) -> actions (N, A)."""
@@ -73,22 +74,45 @@ def folded(place: np.ndarray) -> np.ndarray:
 
 def reach(stride: float) -> Policy:
     """Follow points that move towards the goal in a straight line, `stride` m ahead."""
+    return lambda obs: towards(obs, obs[:, 8:10], stride)
 
-    def act(obs: np.ndarray) -> np.ndarray:
-        tip, cosine, sine, speed = obs[:, :2], obs[:, 2:4], obs[:, 4:6], obs[:, 6:8]
-        offset = obs[:, 8:10] - tip
-        far = np.linalg.norm(offset, axis=1, keepdims=True)
-        wanted = folded(tip + offset * np.minimum(1, stride / np.maximum(far, 1e-9)))
-        turn = (wanted - np.arctan2(sine, cosine) + np.pi) % (2 * np.pi) - np.pi
-        return (300 * turn - 25 * speed) / 200
 
-    return act
+def towards(obs: np.ndarray, place: np.ndarray, stride: float) -> np.ndarray:
+    """Torques (N, 2) that move the fingertip to a place (N, 2)."""
+    tip, cosine, sine, speed = obs[:, :2], obs[:, 2:4], obs[:, 4:6], obs[:, 6:8]
+    offset = place - tip
+    far = np.linalg.norm(offset, axis=1, keepdims=True)
+    wanted = folded(tip + offset * np.minimum(1, stride / np.maximum(far, 1e-9)))
+    turn = (wanted - np.arctan2(sine, cosine) + np.pi) % (2 * np.pi) - np.pi
+    return (300 * turn - 25 * speed) / 200
 
 
 def test_the_sequence_is_for_those_who_keep_clear_of_the_forbidden_target() -> None:
     assert success("reacher-sequence", reach(0.03)) > 0.9
     assert success("reacher-sequence", noise(1, 2)) < 0.05
     assert success("reacher-sequence", noise(10, 2)) < 0.05
+
+
+def test_an_automaton_over_the_propositions_does_the_sequence_without_training() -> None:
+    """It knows what each of four reaching skills brings about, and neither goal nor progress."""
+    task = spec("reacher-sequence")
+    found = task.constants
+    names, targets = found["propositions"], np.array(found["targets"])
+    skills = np.eye(len(names), dtype=np.float32)
+    effects = [Effect(skills[i], (name,), 30) for i, name in enumerate(names)]
+    logic = TaskAutomaton.sequence(found["sequence"], avoid=found["never"])
+    controller = AutomatonController(logic, effects, found["labels"], task)
+    at, started = task.slices(), []
+
+    def act(obs: np.ndarray) -> np.ndarray:
+        blind = obs.copy()
+        blind[:, at["goal"]] = blind[:, at["sequence_left"]] = np.nan
+        if not started:
+            controller.reset(blind)
+            started.append(True)
+        return towards(obs, targets[controller.act(blind).argmax(axis=1)], 0.03)
+
+    assert success("reacher-sequence", act) > 0.9
 
 
 def test_a_point_is_near_by_for_those_who_go_there() -> None:
