@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -75,9 +76,21 @@ def test_finished_trials_are_rows_and_do_not_run_again(
         "point-open-coverage-minutes.png",
         "point-open-displacement-steps.png",
     }
+    _the_information_of_a_report_is_in_its_row(tmp_path)
     before = (tmp_path / "out" / TRIALS).read_bytes()
     assert cli.main(two) == 0
     assert (tmp_path / "out" / TRIALS).read_bytes() == before
+
+
+def _the_information_of_a_report_is_in_its_row(folder: Path) -> None:
+    (trial,) = plan(["metra"], ["point-open"], [0], 0.02)
+    path = folder / "runs" / trial.key / "report.json"
+    report = json.loads(path.read_text())
+    assert report["information"] is None, "so short a run measures none"
+    report["information"] = {"nats": 1.5, "low": 1.25, "high": 1.75}
+    path.write_text(json.dumps(report))
+    row, _ = side_by_side.measure(trial, path.parent)
+    assert (row["mi_nats"], row["mi_low"], row["mi_high"]) == (1.5, 1.25, 1.75)
 
 
 @pytest.mark.slow
