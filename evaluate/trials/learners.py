@@ -20,7 +20,7 @@ import numpy as np
 from etude.checkpoint import write_text
 from etude.config import replace, to_dict
 from etude.envs import registry
-from etude.errors import UsageError
+from etude.errors import LibraryError, UsageError
 from etude.evaluate import canvas, plots
 from etude.evaluate.monitor import FILE, read_history
 from etude.evaluate.report import JSON
@@ -142,7 +142,7 @@ def _zero_shot(library: SkillLibrary, env: str) -> tuple[str, float | None]:
             try:
                 controller = GoalDirectionController(library, spec)
                 done = rollout_task(task, LibraryLevel(library), controller, 1)
-            except UsageError:  # skills that are not directions
+            except (LibraryError, UsageError):  # skills that are not directions
                 return task, None
             return task, float(done.returns.mean())
     return "", None
