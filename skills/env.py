@@ -94,9 +94,8 @@ class SkillEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             UsageError: a setting is out of range.
         """
         given: dict[str, Any] = {"k": k, "gamma": gamma, "reward": reward, "smdp": smdp}
-        given |= {"library": library, "fallback": fallback, "every_step": every_step}
-        given |= {"field_map": field_map}
-        RecordConstructorArgs.__init__(self, _disable_deepcopy=True, **given)
+        given |= {"library": library, "fallback": fallback, "field_map": field_map}
+        RecordConstructorArgs.__init__(self, every_step=every_step, _disable_deepcopy=True, **given)
         gymnasium.Wrapper.__init__(self, env)
         _check_settings(gamma, reward, smdp, every_step, env)
         loaded = library if isinstance(library, SkillLibrary) else SkillLibrary.load(library)
