@@ -73,10 +73,10 @@ def main() -> None:
         names = ("online", "dataset") if part == "skills" else ("imagination", "ppo")
         for arm, seed in ((a, s) for s in args.seeds for a in names if a in args.arms):
             if (arm, seed) not in known:
-                rows.append({"arm": arm, "seed": seed, **run(arm, seed)})
+                row = {"arm": arm, "seed": seed, **run(arm, seed)}
+                rows.append(row)
                 save(part, rows)
-                print(rows[-1])
-                sys.stdout.flush()
+                print(row, flush=True)
 
 
 def read(part: str) -> list[dict[str, Any]]:

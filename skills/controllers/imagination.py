@@ -192,7 +192,7 @@ class ImaginationController:
     def _nearest(self, place: np.ndarray) -> np.ndarray:
         """Numbers (…) of the places nearest to coordinates (…, C)."""
         flat, known = place.reshape(-1, place.shape[-1]), self._place(self._obs)
-        if not len(known):
+        if not len(known) or not len(flat):
             return np.zeros(place.shape[:-1], int)
         size = (known**2).sum(-1)
         near = [

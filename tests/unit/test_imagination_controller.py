@@ -114,6 +114,7 @@ def test_what_was_tried_counts_more_than_what_is_imagined() -> None:
     edge = observations(GRID[GRID[:, 1] == 0])
     for skill in (0, 2, 3):
         made.correct(edge, np.tile(np.eye(4)[skill], (6, 1)), edge)
+    made.correct(edge[:0], np.zeros((0, 4)), edge[:0])  # all episodes were cut off
     made.imagine()
     assert (made.returns(edge[:, :4]).argmax(1) == 1).all()
     behind = observations(np.array([[0.0, 1.0]]))[:, :4]
