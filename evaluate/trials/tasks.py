@@ -31,7 +31,8 @@ from etude.skills.library_card import markdown_table
 
 TABLE, FIRST = "table.md", "hierarchical"
 FLAT = ("flat", "flat-ppo", "flat-sac")
-WAYS = tuple(arm for arm in ARMS if arm != "flat")  # which is one of the other two
+WAYS = tuple(arm for arm in ARMS if arm not in ("flat", "planner"))
+"""All but `flat`, which is one of two others, and `planner`, for which few libraries have a model."""
 Values = dict[str, dict[str, list[float]]]
 """arm -> task -> one value per seed"""
 
