@@ -156,7 +156,7 @@ class Bench:
     def learn(self, joint: bool) -> tuple[Trained, dict[str, Any]]:
         """Learn on the weak body; the skills too, if `joint`."""
         settings = {"env_steps": self.steps, "seed": self.seed}
-        settings |= SMALL if joint else {"updates_per_step": 0.0, "warmup_steps": 0}
+        settings |= SMALL if joint else {"updates_per_step": 0.0}
         config = from_dict(FinetuneConfig, settings)
         folder = self.log / ("joint" if joint else "controller")
         shutil.rmtree(folder, ignore_errors=True)
@@ -164,7 +164,7 @@ class Bench:
             made = finetune(self.library, self.case.weak, config, controller=self.run, log=log)
         if not joint:
             return made.trained, {}
-        rows = list(csv.DictReader((folder / "metrics.csv").open()))
+        rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
         curve = [(int(r["step"]), float(r["value"])) for r in rows if r["key"] == "finetune/kl"]
         path = self.out / f"kl-{self.name}-s{self.seed}.csv"
         path.write_text("env_steps,kl\n" + "".join(f"{s},{v:.4g}\n" for s, v in curve))
@@ -201,7 +201,7 @@ class Table:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows = list(csv.DictReader(path.open())) if path.is_file() else []
+        self.rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
 
     def has(self, case: str, seed: int, arm: str) -> bool:
         """Whether this row is done."""
