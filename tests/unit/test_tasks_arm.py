@@ -206,6 +206,14 @@ def test_paddle_and_puck_start_apart_on_the_table() -> None:
     assert np.abs(starts[:, :2]).max() <= 0.02
 
 
+def test_the_pushers_normaliser_is_that_of_uniform_places() -> None:
+    rng, pusher = np.random.default_rng(0), Pusher().spec
+    places = rng.uniform(RADIUS - SIDE / 2, SIDE / 2 - RADIUS, 10**5)
+    np.testing.assert_allclose(pusher.obs_std[:4], places.std(), rtol=0.01)
+    assert pusher.obs_std[4:] == (TOP_SPEED / 2,) * 4  # each component of a uniform disc
+    assert pusher.obs_mean == (0,) * 8
+
+
 def test_a_command_is_a_velocity_and_its_norm_is_clipped() -> None:
     env = make_vec("pusher", 1, threads=1)
     env.reset(seed=0)
