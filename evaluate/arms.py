@@ -209,9 +209,13 @@ def _action_repeat(spec: TrialSpec, library: SkillLibrary, **kept: Keeper) -> Fo
     return _flat(spec, library, k=spec.config.k, **kept)
 
 
+def _level(spec: TrialSpec, library: SkillLibrary) -> LibraryLevel:
+    return LibraryLevel(library, fallback=spec.config.fallback)
+
+
 def _random_skill(spec: TrialSpec, library: SkillLibrary, **_: Keeper) -> Found:
     controller = RandomController(library, registry.spec(spec.task), spec.config.seed)
-    return Found(LibraryLevel(library), controller, spec.config.k)
+    return Found(_level(spec, library), controller, spec.config.k)
 
 
 def _random_action(spec: TrialSpec, library: SkillLibrary, **_: Keeper) -> Found:
@@ -223,18 +227,18 @@ def _random_action(spec: TrialSpec, library: SkillLibrary, **_: Keeper) -> Found
 
 def _zero_shot(spec: TrialSpec, library: SkillLibrary, **_: Keeper) -> Found:
     controller = GoalDirectionController(library, registry.spec(spec.task))
-    return Found(LibraryLevel(library), controller, 1)
+    return Found(_level(spec, library), controller, 1)
 
 
 def _planner(spec: TrialSpec, library: SkillLibrary, **_: Keeper) -> Found:
     k = spec.config.k
     controller = PlannerController(library, registry.spec(spec.task), k, spec.config.seed)
-    return Found(LibraryLevel(library), controller, k)
+    return Found(_level(spec, library), controller, k)
 
 
 def _best_skill(spec: TrialSpec, library: SkillLibrary, **_: Keeper) -> Found:
     """Successive episodes for each candidate within the budget; the best mean return wins."""
-    space, level, k = library.space, LibraryLevel(library), spec.config.k
+    space, level, k = library.space, _level(spec, library), spec.config.k
     skills = space.even(space.n if isinstance(space, Discrete) else CANDIDATES)
     longest = len(skills) * registry.spec(spec.task).max_steps
     episodes = min(SELECTION_EPISODES, spec.config.env_steps // longest)
