@@ -197,7 +197,8 @@ def test_state_empowerment_is_learned_and_is_the_signal() -> None:
 @pytest.mark.slow
 def test_the_divergence_alone_teaches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the diversity of codes the constant code is best: J near zero."""
-    config = replace(preset("lpe", "grid-5-bits-corner"), {"steps": 60_000})
+    settings = {"steps": 60_000, "method": {"model_first": 300}}
+    config = replace(preset("lpe", "grid-5-bits-corner"), settings)
     run = Discovery(config)
     zero = lambda log_p: 0 * log_p.sum((-1, -2))  # noqa: E731
     monkeypatch.setattr("etude.skills.learners.lpe.categorical_information", zero)

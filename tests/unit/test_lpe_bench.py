@@ -70,6 +70,16 @@ def test_a_case_trains_what_it_says(bench: ModuleType, case: str) -> None:
     assert float(found["J"]) <= float(found["information"]) + 3 * float(found["J_error"]) <= limit
 
 
+@pytest.mark.slow
+def test_the_skills_of_a_corner_are_counted(bench: ModuleType) -> None:
+    """Four fifths of ln 6 nats and not more than there are, beside bits that say nothing."""
+    trained = bench.prepare(bench.CASES["corner"], 0, steps=160_000)
+    trained.run()
+    found = {name: float(value) for name, value in bench.measure(trained, "corner").items()}
+    assert found["J"] > 0.8 * math.log(6)
+    assert found["J"] - 3 * found["J_error"] < found["information"] <= math.log(6) + 1e-4
+
+
 def test_without_diversity_only_the_divergence_is_left(bench: ModuleType) -> None:
     trained = bench.prepare(bench.CASES["corner"], 0, **TINY)
     trained.run()
