@@ -1,1 +1,1 @@
-"""Bodies: the mechanisms in which skills are discovered."""
+"""Bodies: the mechanisms in which skills are discovered, and on which tasks are set."""
