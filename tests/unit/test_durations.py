@@ -7,6 +7,7 @@ import pytest
 from gymnasium import spaces
 
 from etude.errors import UsageError
+from etude.skills.decision import ENDED_BY, Decision
 from etude.skills.durations import Duration, generator
 from etude.skills.spaces import Discrete, Sphere
 
@@ -73,3 +74,19 @@ def test_masks_leave_durations_free():
 def test_what_is_refused(settings, match):
     with pytest.raises(UsageError, match=match):
         Duration(**settings)
+
+
+def test_a_decision_stays_as_it_ended():
+    """Ended by the task, by its time, and by the skill, which says so of all from then on."""
+    made = Decision(np.zeros((4, 1)), np.array([9, 1, 9, 9]))
+    nothing = np.zeros(4, bool)
+    infos = {"final_obs_array": np.ones((4, 1))}
+    made.add(1.0, np.ones(4), np.array([True, False, False, False]), nothing, infos)
+    assert made.active.tolist() == [False, False, True, True]
+    made.stop(np.array([True, True, True, False]))
+    assert [ENDED_BY[end] for end in made.end] == ["terminated", "k", "skill", "k"]
+    assert made.active.tolist() == [False, False, False, True]
+    made.add(0.5, made.active * 1.0, nothing, made.active.copy(), infos)
+    assert made.duration.tolist() == [1, 1, 1, 2] and made.value.tolist() == [1, 1, 1, 1.5]
+    assert made.done.tolist() == [True, False, False, True]
+    assert made.final.flatten().tolist() == [1, 0, 0, 1]

@@ -241,10 +241,10 @@ def test_per_decision_discounting_gives_another_value():
     assert values[0] == pytest.approx(0.81, abs=1e-2)
 
 
-def replayed(venv, decisions):
+def replayed(venv, decisions, kind=SMDPReplayBuffer, size=100):
     """What the replay buffer holds after walking on: arrays (T, N)."""
-    buffer = SMDPReplayBuffer(
-        100, venv.observation_space, venv.action_space, device="cpu", n_envs=venv.num_envs
+    buffer = kind(
+        size, venv.observation_space, venv.action_space, device="cpu", n_envs=venv.num_envs
     )
     obs = venv.reset()
     choice = np.zeros(venv.num_envs, np.int64)
@@ -278,6 +278,25 @@ def test_replay_samples_keep_each_discount_with_its_transition():
     ended = (after == GOAL).float()
     torch.testing.assert_close(batch.dones[:, 0], ended)  # a time limit is no end
     torch.testing.assert_close(batch.rewards[:, 0], ended * GAMMA ** (after - start - 1).float())
+
+
+def test_every_step_goes_round_a_ring():
+    """Two environments take 23 and 3 steps to the goal, in decisions of 10, 10, 3 and 3."""
+    venv = line(skills=1, starts=(0, 20), every_step=True)
+    buffer = replayed(venv, 2, EveryStepReplayBuffer, 40)
+    assert (buffer.size(), buffer.full, buffer.total) == (26, False, 26)
+    buffer = replayed(venv, 5, EveryStepReplayBuffer, 40)
+    assert (buffer.size(), buffer.full, buffer.total, buffer.pos) == (40, True, 58, 18)
+    place, after = (x[:, 0, :-1].argmax(1) for x in (buffer.observations, buffer.next_observations))
+    walks = (range(10), range(10, 20), range(20, 23))
+    ever = [x for i in range(5) for x in (*walks[i % 3], 20, 21, 22)]
+    assert [place[i % 40] for i in range(18, 58)] == ever[-40:]
+    ended = after == GOAL
+    np.testing.assert_allclose(buffer.discounts[:, 0], GAMMA ** (after - place), rtol=1e-6)
+    np.testing.assert_allclose(
+        buffer.rewards[:, 0], ended * GAMMA ** (after - place - 1.0), rtol=1e-6
+    )
+    np.testing.assert_array_equal(buffer.dones[:, 0], ended)
 
 
 def gae_by_hand(rewards, values, starts, discounts, last_values, last_dones, lam):
