@@ -1,7 +1,6 @@
 """Choreographer in the open arena and in a maze: what its skills reach, and composing in a dream.
 
     python bench/choreographer.py                    all that has no row yet (an hour on one core)
-    python bench/choreographer.py --only adaptation --seeds 0 1 2
 
 `skills.csv`: on `point-open`, from 24,000 steps online, or as many updates from a dataset of random
 actions (48,000 steps, each action held for ten, half of the episodes from states reached before).
@@ -18,7 +17,6 @@ evaluated every 1,000 steps (PPO: 2,000); empty: not within the budget.
 from __future__ import annotations
 
 import csv
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,11 +89,10 @@ def read(part: str) -> list[dict[str, Any]]:
 def save(part: str, rows: list[dict[str, Any]]) -> None:
     """All rows, sorted."""
     OUT.mkdir(parents=True, exist_ok=True)
-    rows.sort(key=lambda row: (row["arm"], int(row["seed"])))
     with (OUT / f"{part}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(sorted(rows, key=lambda row: (row["arm"], int(row["seed"]))))
 
 
 def discover(arm: str, seed: int) -> dict[str, Any]:
@@ -110,10 +107,7 @@ def discover(arm: str, seed: int) -> dict[str, Any]:
 def trained(env: str, changes: dict[str, Any]) -> Discovery:
     """A run of the preset to its end."""
     run = Discovery(replace(preset("choreographer", env), changes))
-    while not run.done:
-        run.epoch()
-        if run.steps % 4800 < 1600:
-            print(run.steps, run.updates, measure(run), file=sys.stderr)
+    run.run()
     return run
 
 
@@ -123,10 +117,7 @@ def random_dataset(env: str, seed: int) -> Path:
     if not path.is_dir():
         loop: dict[str, Any] = {"random_steps": RANDOM_STEPS, "warmup_steps": RANDOM_STEPS}
         loop |= {"hold": 10, "visited_starts": 0.5, "updates_per_epoch": 1}
-        config = replace(preset("choreographer", env), {"seed": seed, "steps": RANDOM_STEPS})
-        run = Discovery(replace(config, {"loop": loop}))
-        run.run()
-        RUNS.mkdir(parents=True, exist_ok=True)
+        run = trained(env, {"seed": seed, "steps": RANDOM_STEPS, "loop": loop})
         write(path, run.replay, run.env_spec, run.space, {"command": "bench/choreographer.py"})
     return path
 
@@ -142,29 +133,22 @@ def measure(run: Discovery) -> dict[str, Any]:
     decoded = learner.model.decode(learner.codebook.decode(torch.as_tensor(z))).numpy()
     place = (decoded * std + mean)[:, :2]
     reach = np.linalg.norm(paths[:, -1] - place, axis=-1)
+    sets = {"tiles": paths.reshape(-1, 2), "end_tiles": paths[:, -1], "code_tiles": place}
+    inside = {key: np.clip(np.floor(places), -5, 4) for key, places in sets.items()}
     return {
-        "tiles": tiles(paths.reshape(-1, 2)),
-        "end_tiles": tiles(paths[:, -1]),
-        "code_tiles": tiles(place),
+        **{key: len(np.unique(places, axis=0)) for key, places in inside.items()},
         "reach": f"{np.median(reach):.3f}",
         "reach_90": f"{np.quantile(reach, 0.9):.3f}",
         "updates": run.updates,
     }
 
 
-def tiles(places: np.ndarray) -> int:
-    """Cells of 1 m in the arena, which has sides of 10 m, with one of the places (n, 2)."""
-    inside = np.clip(np.floor(places).astype(int), -5, 4)
-    return len(np.unique(inside, axis=0))
-
-
-def library(env: str = "point-maze-u") -> SkillLibrary:
+def library() -> SkillLibrary:
     """The skills that are composed."""
-    path = RUNS / f"library-{env}"
+    path, data = RUNS / "library-point-maze-u", random_dataset("point-maze-u", 0)
     if not path.is_dir():
-        RUNS.mkdir(parents=True, exist_ok=True)
-        changes = {"dataset": str(random_dataset(env, 0)), "steps": STEPS}
-        export(trained(env, changes), path, {"command": "bench/choreographer.py"})
+        run = trained("point-maze-u", {"dataset": str(data), "steps": STEPS})
+        export(run, path, {"command": "bench/choreographer.py"})
     return SkillLibrary.load(path)
 
 
@@ -174,26 +158,22 @@ def downstream(arm: str, seed: int) -> dict[str, Any]:
     level = LibraryLevel.for_spec(skills, registry.spec(TASK))
     curve: list[tuple[int, float]] = []
 
-    def judged(controller: Controller, k: int, steps: int) -> bool:
-        made = rollout_task(TASK, level, controller, k)
+    def judged(controller: Controller, steps: int) -> bool:
+        made = rollout_task(TASK, level, controller, chosen.k)
         curve.append((steps, made.success_rate or 0.0))
         return curve[-1][1] >= SOLVED
 
     chosen = ImaginationController(skills, registry.spec(TASK), seed)
     if arm == "imagination":
-
-        def watch(steps: int) -> bool:
-            return judged(chosen.judged(), chosen.k, steps)
-
+        watch = lambda steps: judged(chosen.judged(), steps)  # noqa: E731
         first = adapt(chosen, skills, TASK, BUDGET[arm], seed=seed, watch=watch)
     else:
         config = ComposeConfig(k=chosen.k, env_steps=BUDGET[arm], seed=seed)
-        callback = Watch(lambda c, steps: judged(c, chosen.k, steps), level)
+        callback = Watch(judged, level)
         first = compose(skills, TASK, config, callbacks=[callback]).stats.first_success
-    solved = next((steps for steps, rate in curve if rate >= SOLVED), "")
     return {
         "first_reward": first or "",
-        "solved": solved,
+        "solved": next((steps for steps, rate in curve if rate >= SOLVED), ""),
         "best": max((rate for _, rate in curve), default=0.0),
         "last_steps": curve[-1][0] if curve else BUDGET[arm],
         "cpu_seconds": f"{time.process_time() - begin:.0f}",
