@@ -19,27 +19,24 @@ true w of 0.80); SAC and single steps (released: DDPG, three-step sums).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
-from etude.agents.networks import mlp
 from etude.agents.replay import Batch
 from etude.config import Range
 from etude.skills.learners._particles import Particles
-from etude.skills.learners.base import Learner, LearnerConfig, Spec
-from etude.skills.spaces import Sphere
+from etude.skills.learners._unit_phi import UnitPhi
+from etude.skills.learners.base import Spec
 
 
-class Aps(Learner):
+class Aps(UnitPhi):
     """Rewards states whose features point along the skill and lie apart from others."""
 
-    entropy_in_target: ClassVar[bool] = False
-
     @dataclass(frozen=True)
-    class Config(LearnerConfig):
+    class Config(UnitPhi.Config):
         """Settings of APS."""
 
         dim: Annotated[int, Range(2, 1024)] = 10
@@ -50,47 +47,23 @@ class Aps(Learner):
         """nearest others k that make the entropy (released: 12)"""
         momentum: Annotated[float, Range(0, 1, open_low=True)] = 0.01
         """share of a batch in the running mean of distances (ours)"""
-        hidden: tuple[Annotated[int, Range(1)], ...] = (256, 256)
-        """widths of phi's hidden layers (released: 1024, 1024)"""
-        lr: Annotated[float, Range(0, 1, open_low=True)] = 3e-4
-        """learning rate of phi (released: 1e-4)"""
 
     def __init__(self, spec: Spec, config: Config) -> None:
         super().__init__(spec, config)
-        self.config = config
+        self.weight = config.entropy
         self.signal_dim = config.dim + 1
-        self.space = Sphere(config.dim)
-        self.phi = mlp((self.seen, *config.hidden, config.dim))
         self.particles = Particles(config.neighbours, config.momentum)
-        self.optimiser = torch.optim.Adam(self.phi.parameters(), lr=config.lr, fused=True)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        points = self.phi(batch.next_obs[:, self.columns])  # (B, D)
-        alignment = (normalize(points, dim=-1) * batch.skill).sum(-1).mean()
-        self.optimiser.zero_grad()
-        (-alignment).backward()
-        self.optimiser.step()
-        return {
-            "skill/alignment": alignment.detach(),
-            "skill/distance": self.particles.measure(points),
-        }
+        points = self.features(batch)
+        distance = self.particles.measure(points)
+        return {"skill/alignment": self.align(points, batch.skill), "skill/distance": distance}
 
     @torch.no_grad()
     def signal(self, batch: Batch) -> Tensor:
-        points = self.phi(batch.next_obs[:, self.columns])
+        points = self.features(batch)
         entropy = self.particles.entropy(points).unsqueeze(-1)
         return torch.cat((normalize(points, dim=-1), entropy), -1)  # (B, D + 1)
 
     def task_vector(self, z: Tensor) -> Tensor:
-        return torch.cat((z, z.new_full((len(z), 1), self.config.entropy)), -1)
-
-    def encode(self, obs: Tensor) -> Tensor:
-        """phi, of length one."""
-        return normalize(torch.as_tensor(self.phi(obs[:, self.columns])), dim=-1)
-
-    @torch.no_grad()
-    def goal_skill(self, obs: Tensor, goal: Tensor) -> Tensor:
-        return self.encode(goal)
-
-    def export(self) -> dict[str, nn.Sequential]:
-        return {"features": self.phi}
+        return torch.cat((z, z.new_full((len(z), 1), self.weight)), -1)

@@ -34,14 +34,13 @@ from torch.nn.functional import normalize
 from etude.agents.networks import mlp
 from etude.agents.replay import Batch
 from etude.config import Range
+from etude.skills.learners._particles import Particles
 from etude.skills.learners.base import Learner, LearnerConfig, Spec
 from etude.skills.spaces import Cube
 
 
 class Cic(Learner):
     """Rewards transitions far from others, of which a contrastive critic knows the skill."""
-
-    usual: Tensor
 
     @dataclass(frozen=True)
     class Config(LearnerConfig):
@@ -70,41 +69,31 @@ class Cic(Learner):
         self.transition = mlp((2 * config.dim, *config.hidden, config.dim))
         self.skill = mlp((config.dim, *config.hidden, config.dim))
         self.optimiser = torch.optim.Adam(self.parameters(), lr=config.lr, fused=True)
-        self.register_buffer("usual", torch.zeros(()))  # distance of neighbours; 0: none measured
+        self.particles = Particles(config.neighbours, config.momentum)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        particles, told = self.embed(batch)
+        points, told = self.embed(batch)
         self.optimiser.zero_grad()
         (-told.mean()).backward()
         self.optimiser.step()
-        distance = self.apart(particles.detach()).mean()
-        share = torch.where(self.usual > 0, self.config.momentum, 1.0)
-        self.usual.lerp_(distance, share)
+        distance = self.particles.measure(points)
         return {"skill/contrast": told.detach().mean(), "skill/distance": distance}
 
     @torch.no_grad()
     def signal(self, batch: Batch) -> Tensor:
-        particles, told = self.embed(batch)
-        apart = self.apart(particles)
-        entropy = (apart / torch.where(self.usual > 0, self.usual, apart.mean())).log1p()
+        points, told = self.embed(batch)
+        entropy = self.particles.entropy(points)
         whole = entropy + told if self.config.reward == "split" else entropy
         return whole.unsqueeze(-1)  # (B, 1)
 
     def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The particles (B, D) of the entropy, and c (B,) in nats."""
+        """The points (B, D) of the entropy, and c (B,) in nats."""
         before, after = self.encode(torch.cat((batch.obs, batch.next_obs))).chunk(2)
         made = self.transition(torch.cat((before, after), -1))  # (B, D)
         meant = normalize(self.skill(batch.skill), dim=-1)  # (B, D)
         logits = meant @ normalize(made, dim=-1).mT / self.config.temperature  # (B, B)
         told = logits.diagonal() - logits.logsumexp(-1) + math.log(len(logits))
         return after if self.config.reward == "released" else made, told
-
-    def apart(self, particles: Tensor) -> Tensor:
-        """Mean distance (B,) of particles (B, D) to the k nearest others."""
-        distance = torch.cdist(particles, particles)
-        distance.fill_diagonal_(math.inf)
-        nearest = min(self.config.neighbours, len(particles) - 1)
-        return distance.topk(nearest, largest=False).values.mean(-1)
 
     def encode(self, obs: Tensor) -> Tensor:
         return torch.as_tensor(self.state(obs[:, self.columns]))

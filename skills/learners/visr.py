@@ -18,51 +18,32 @@ has Q-learning; no generalised policy improvement over sampled skills when actin
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
-from etude.agents.networks import mlp
 from etude.agents.replay import Batch
-from etude.config import Range
-from etude.skills.learners.base import Learner, LearnerConfig, Spec
-from etude.skills.spaces import Sphere
+from etude.skills.learners._unit_phi import UnitPhi
+from etude.skills.learners.base import Spec
 
 
-class Visr(Learner):
+class Visr(UnitPhi):
     """Rewards states whose features point along the skill: phi(s') . z with |phi| = 1."""
 
-    entropy_in_target: ClassVar[bool] = False
-
     @dataclass(frozen=True)
-    class Config(LearnerConfig):
-        """Settings of VISR."""
-
-        dim: Annotated[int, Range(2, 1024)] = 5
-        """dimension of z and phi, both on the unit sphere (paper: 5)"""
-        hidden: tuple[Annotated[int, Range(1)], ...] = (256, 256)
-        """widths of phi's hidden layers (Zheng et al.: 1024, 1024)"""
-        lr: Annotated[float, Range(0, 1, open_low=True)] = 3e-4
-        """learning rate of phi (Zheng et al.: 1e-4)"""
+    class Config(UnitPhi.Config):
+        """Settings of VISR: those of the family."""
 
     def __init__(self, spec: Spec, config: Config) -> None:
         super().__init__(spec, config)
         self.signal_dim = config.dim
-        self.space = Sphere(config.dim)
-        self.phi = mlp((self.seen, *config.hidden, config.dim))
-        self.optimiser = torch.optim.Adam(self.phi.parameters(), lr=config.lr, fused=True)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        features = self.encode(batch.next_obs)  # (B, D)
-        loss = -(features * batch.skill).sum(-1).mean()
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
+        points = self.features(batch)
         return {
-            "skill/alignment": -loss.detach(),
-            "skill/collapse": features.detach().mean(0).norm(),
+            "skill/alignment": self.align(points, batch.skill),
+            "skill/collapse": normalize(points.detach(), dim=-1).mean(0).norm(),
         }
 
     @torch.no_grad()
@@ -71,14 +52,3 @@ class Visr(Learner):
 
     def task_vector(self, z: Tensor) -> Tensor:
         return z
-
-    def encode(self, obs: Tensor) -> Tensor:
-        """phi, of length one."""
-        return normalize(torch.as_tensor(self.phi(obs[:, self.columns])), dim=-1)
-
-    @torch.no_grad()
-    def goal_skill(self, obs: Tensor, goal: Tensor) -> Tensor:
-        return self.encode(goal)
-
-    def export(self) -> dict[str, nn.Sequential]:
-        return {"features": self.phi}

@@ -77,12 +77,12 @@ def test_update_and_signal_agree_with_numpy(settings: dict[str, Any]) -> None:
     for seed in range(3):  # the running mean of distances, and of it the ruler of the signal
         batch = batch_for(learner, seed)
         distance, contrast = reference(learner, batch)
-        old = float(learner.usual)
+        old = float(learner.particles.usual.mean)
         metrics = learner.update(batch)
         assert float(metrics["skill/contrast"]) == pytest.approx(contrast.mean(), abs=1e-5)
         assert float(metrics["skill/distance"]) == pytest.approx(distance.mean(), abs=1e-5)
         usual = old + 0.01 * (distance.mean() - old) if seed else distance.mean()
-        assert float(learner.usual) == pytest.approx(usual, abs=1e-5)
+        assert float(learner.particles.usual.mean) == pytest.approx(usual, abs=1e-5)
     distance, contrast = reference(learner, batch)
     expected = np.log(1 + distance / usual)
     expected += contrast if learner.config.reward == "split" else 0
@@ -94,7 +94,7 @@ def test_the_momentum_and_the_learning_rate_are_used() -> None:
     before = learner.state[0].weight.detach().clone()
     for seed in range(2):
         metrics = learner.update(batch_for(learner, seed))
-        assert float(learner.usual) == pytest.approx(float(metrics["skill/distance"]))
+        assert float(learner.particles.usual.mean) == pytest.approx(float(metrics["skill/distance"]))
     once = make(lr=0.125)
     once.update(batch_for(once))
     moved = (once.state[0].weight.detach() - before).abs().max()
@@ -105,7 +105,7 @@ def test_the_signal_before_any_update_is_finite_and_asking_changes_nothing() -> 
     learner = make()
     batch = batch_for(learner)
     first = learner.signal(batch)
-    assert torch.isfinite(first).all() and float(learner.usual) == 0
+    assert torch.isfinite(first).all() and float(learner.particles.usual.mean) == 0
     torch.testing.assert_close(first, learner.signal(batch), rtol=0, atol=0)
 
 
