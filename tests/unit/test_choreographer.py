@@ -397,4 +397,4 @@ def test_from_random_steps_alone_codes_tile_the_arena_and_are_reached(tmp_path: 
         decoded = learner.goals().numpy() * run.normaliser.std.numpy()  # the mean is 0
     assert len({tuple(cell) for cell in np.floor(paths.reshape(-1, 2)).astype(int)}) >= 80
     missed = np.linalg.norm(paths[:, -1] - decoded[:, :2], axis=-1) / run.normaliser.std[0].item()
-    assert np.median(missed) < 0.15
+    assert np.median(missed) < 0.2
