@@ -1,9 +1,9 @@
 """How an environment shows a library the body observation it was trained on.
 
 A library names its fields, so it does not depend on where they stand in an observation. In the
-project's own environments each field is found by name. Gymnasium's Ant-v5 and HalfCheetah-v5 are
-known too, with any of their options: their body observation is read from the simulator (qpos, then
-qvel), because by default their observations leave the position out.
+project's own environments each field is found by name. Gymnasium's Ant-v5, HalfCheetah-v5 and
+Walker2d-v5 are known too, with any of their options: their body observation is read from the
+simulator (qpos, then qvel), because by default their observations leave the position out.
 
 An environment that is not what the skills were made for is refused with a list of differences.
 """
@@ -33,6 +33,7 @@ Env = gymnasium.Env[Any, Any]
 GYMNASIUM = {  # classes whose qpos and qvel are the fields of one of our bodies, in order
     "gymnasium.envs.mujoco.ant_v5.AntEnv": "ant",
     "gymnasium.envs.mujoco.half_cheetah_v5.HalfCheetahEnv": "half-cheetah",
+    "gymnasium.envs.mujoco.walker2d_v5.Walker2dEnv": "walker2d",
 }
 
 
@@ -87,7 +88,7 @@ def environment_spec(env: Env) -> dict[str, Any]:
     if kind not in GYMNASIUM:
         raise LibraryError(
             f"{kind} does not name its observation fields: use an environment of etude, "
-            "Gymnasium's Ant-v5 or HalfCheetah-v5, or pass "
+            "Gymnasium's Ant-v5, HalfCheetah-v5 or Walker2d-v5, or pass "
             "field_map=function(obs, info, unwrapped) -> raw body observation."
         )
     from etude.envs.registry import spec  # needs mujoco, which such an environment has imported
@@ -98,6 +99,7 @@ def environment_spec(env: Env) -> dict[str, Any]:
         "frame_skip": unwrapped.frame_skip,
         "timestep": model.opt.timestep,
         "gear": model.actuator_gear[:, 0].tolist(),
+        "gravity": -float(model.opt.gravity[2]),
     }
     return {
         **own,

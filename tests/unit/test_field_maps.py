@@ -207,7 +207,8 @@ def test_ants(ant: SkillLibrary, env_id: str) -> None:
     [
         ("Ant-v5", {}, "body: skills have half-cheetah, the environment has ant"),
         ("HalfCheetah-v5", {"frame_skip": 10}, "dt: skills have 0.05, the environment has 0.1"),
-        ("Walker2d-v5", {}, "Walker2dEnv does not name its observation fields"),
+        ("Walker2d-v5", {}, "body: skills have half-cheetah, the environment has walker2d"),
+        ("Hopper-v5", {}, "HopperEnv does not name its observation fields"),
     ],
 )
 def test_other_bodies_are_refused(
@@ -224,8 +225,19 @@ def test_a_changed_gear_is_refused(cheetah: SkillLibrary) -> None:
         FieldMap.for_env(env, cheetah)
 
 
-def test_gymnasiums_cheetah_is_described_as_ours() -> None:
-    ours = registry.spec("half-cheetah").to_json()
-    found = environment_spec(gymnasium.make("HalfCheetah-v5"))
+def test_a_changed_gravity_is_refused(cheetah: SkillLibrary) -> None:
+    env = gymnasium.make("HalfCheetah-v5")
+    FieldMap.for_env(env, cheetah)
+    env.unwrapped.model.opt.gravity[2] = -3.7
+    with pytest.raises(LibraryError, match="gravity: skills have 9.81, the environment has 3.7"):
+        FieldMap.for_env(env, cheetah)
+
+
+@pytest.mark.parametrize(
+    ("body", "env_id"), [("half-cheetah", "HalfCheetah-v5"), ("walker2d", "Walker2d-v5")]
+)
+def test_gymnasiums_bodies_are_described_as_ours(body: str, env_id: str) -> None:
+    ours = registry.spec(body).to_json()
+    found = environment_spec(gymnasium.make(env_id))
     for key in ("body", "fields", "action_dim", "dt", "xml_sha256"):
         assert found[key] == ours[key], key

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from etude.errors import EtudeError, unknown
@@ -62,10 +63,10 @@ commands
   COMMAND --help lists every option with its meaning, unit and default.
 
 names
-  learners      {", ".join(learners.ids())}
-  environments  {", ".join(registry.bodies())}
-  tasks         {", ".join(registry.tasks())}
-  libraries     {", ".join(zoo_names()) or "none installed"}   (or a path)
+{_named("learners", learners.ids())}
+{_named("environments", registry.bodies())}
+{_named("tasks", registry.tasks())}
+{_named("libraries", (*zoo_names(), "or a path"))}
 
 examples
   python train.py demo
@@ -83,3 +84,15 @@ examples
 
 A run folder holds config.json, metrics.csv, evaluations.csv, tb/ (TensorBoard), checkpoints/,
 library/ and report.md. Watch a run with: tensorboard --logdir runs"""
+
+
+def _named(title: str, names: Sequence[str]) -> str:
+    """A list of names under a hanging title, as wide as a terminal."""
+    first = f"  {title:<14}"
+    return textwrap.fill(
+        ", ".join(names),
+        100,
+        initial_indent=first,
+        subsequent_indent=" " * 16,
+        break_on_hyphens=False,
+    )
