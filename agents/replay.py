@@ -64,6 +64,7 @@ class Batch(Record):
     terminated: Tensor  # (B,) 1.0 where the episode ended for good, not by a time limit
     time: Tensor  # (B,) steps since the skill began
     future_obs: Tensor | None = None  # (B, O) an observation later in the same episode
+    goal: Tensor | None = None  # (B, Z) the skill that would have led there, where skills are goals
 
 
 @dataclass(frozen=True)

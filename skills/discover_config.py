@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from etude.agents.sac import SACConfig
+from etude.agents.sac import SAC, SACConfig
 from etude.config import Config, Range, replace
 from etude.envs import registry
 from etude.errors import UsageError
@@ -82,12 +83,18 @@ class DiscoverConfig(Config):
 
 def preset(learner: str, env: str, flavour: str = "cpu") -> DiscoverConfig:
     """The configuration that a learner's preset gives for an environment."""
-    method = learners.get(learner).Config()
-    base = DiscoverConfig(learner=learner, env=registry.spec(env).id, preset=flavour, method=method)
+    base = dataclasses.replace(_plain(learner), env=registry.spec(env).id, preset=flavour)
     return replace(base, presets.load(learner, env, flavour))
 
 
 def read_config(data: Mapping[str, Any]) -> DiscoverConfig:
     """The configuration stored by `to_dict`; raises `UsageError` for unknown or wrong values."""
     learner = replace(DiscoverConfig(), {"learner": data.get("learner", "metra")}).learner
-    return replace(DiscoverConfig(learner=learner, method=learners.get(learner).Config()), data)
+    return replace(_plain(learner), data)
+
+
+def _plain(learner: str) -> DiscoverConfig:
+    """The defaults of a learner, and of the agent that it names."""
+    method = learners.get(learner)
+    agent = (method.agent or SAC).Config()
+    return DiscoverConfig(learner=learner, method=method.Config(), agent=agent)

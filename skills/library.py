@@ -29,7 +29,7 @@ from etude.skills.spaces import Array, Discrete, SkillSpace
 
 __all__ = ["MLP", "SetData", "SkillLibrary", "SkillPolicy", "merge", "subset", "write", "zoo_names"]
 
-PHI = "phi"
+PHI, GOAL = "phi", "goal"
 
 
 class SkillLibrary:
@@ -180,14 +180,15 @@ class SkillLibrary:
         return self.encoders[PHI](obs)
 
     def goal_skill(self, obs: ArrayLike, goal: ArrayLike) -> Array:
-        """The skill (B, Z) that leads from `obs` towards `goal` (both (B, O)), without learning.
+        """The skill (B, Z) from `obs` to `goal` (both (B, O)): the goal, where skills are goals.
 
-        z points along phi(goal) - phi(obs): its unit vector on a sphere, its largest entry among
-        discrete skills (METRA, Park et al. 2024, §5.3).
+        Elsewhere it points along phi(goal) - phi(obs), by the largest entry if it is one-hot.
 
         Raises:
             LibraryError: the set has no phi, or one of another width than z.
         """
+        if GOAL in self.encoders:
+            return self.space.from_action(self.encoders[GOAL](goal))
         way = self.encode(goal) - self.encode(obs)
         if way.shape[-1] != self.space.dim:
             raise LibraryError(

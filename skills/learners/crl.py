@@ -1,0 +1,121 @@
+"""CRL: a skill is a goal, and what a policy did by accident is a lesson in what it reaches.
+
+Eysenbach, Zhang, Levine, Salakhutdinov, "Contrastive Learning as Goal-Conditioned Reinforcement
+Learning", NeurIPS 2022 (arXiv:2206.07568). Whatever skill an episode was told to follow, from
+(s_t, a_t) it came to the state
+
+    s_{t+d},    P(d) ~ gamma^(d-1),    d >= 1 up to the end of the episode,
+
+and the place z of that state is a goal which this action served. A contrastive critic
+(`agents/contrastive.py`) tells the pairs of a batch from its other goals, which makes it
+
+    f(s, a, z) = log p(z | s, a) - log p(z),
+
+the log-odds that z is met in the discounted future, and the policy maximises it. No reward is
+needed, and none is learned.
+
+A skill z is a point of the cube [-1, 1]^Z: the fields of `skill_obs`, normalised, over `reach`. Of
+the spaces only the cube is bounded and keeps distances: a controller's action is then a place, and
+a place the same skill wherever it is asked for.
+
+What is practised is told by `goals`: places that were visited, any place of the cube, or one that
+nobody has been to ("A Single Goal is All You Need", Liu, Tang, Eysenbach 2024, arXiv:2408.05804):
+the critic makes far places look likely before they are known to be, and so the policy explores.
+
+Deviations: goals are fields of the state (papers: often the whole of it, or an image); visited ones
+are those of the last batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from etude.agents.contrastive import Contrastive
+from etude.agents.replay import Batch, Replay
+from etude.config import Range
+from etude.errors import UsageError
+from etude.skills.learners.base import Learner, LearnerConfig, Spec
+from etude.skills.spaces import Cube
+
+VISITED = 256
+
+
+class Crl(Learner):
+    """Goals in hindsight for a contrastive agent; skills are goals."""
+
+    agent = Contrastive
+    reads_skills: ClassVar[bool] = False
+    visited: Tensor
+
+    @dataclass(frozen=True)
+    class Config(LearnerConfig):
+        """Settings of CRL."""
+
+        goals: Literal["visited", "space", "single"] = "visited"
+        """what is practised: places visited before, any place of the cube, or `goal` alone"""
+        goal: tuple[Annotated[float, Range(-1, 1)], ...] = ()
+        """the skill of `goals = "single"`, in units of the cube, with a number for each column"""
+        gamma: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.99
+        """discount of the future that goals are taken from, per step (papers: 0.99)"""
+        reach: Annotated[float, Range(0, open_low=True)] = 3**0.5
+        """half the width of the cube in normalised units; a uniform one has it at 3^0.5"""
+
+    def __init__(self, spec: Spec, config: Config) -> None:
+        super().__init__(spec, config)
+        self.config = config
+        self.space = Cube(self.seen)
+        wanted = self.seen if config.goals == "single" else 0
+        if len(config.goal) != wanted:
+            raise UsageError(
+                f'goal = {config.goal} does not fit goals = "{config.goals}": give {wanted} '
+                'numbers ("single": one for each column of skill_obs, else none).'
+            )
+        self.register_buffer("visited", 2 * torch.rand(VISITED, self.seen) - 1)
+
+    def draw(self, replay: Replay, size: int) -> Batch:
+        return replay.future(size, self.config.gamma)
+
+    @torch.no_grad()
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        places = self.encode(batch.next_obs).clamp(-1, 1)  # (B, Z)
+        rows = torch.arange(VISITED, device=places.device) % len(places)
+        self.visited.copy_(places[rows])
+        return {"skill/spread": places.std(0).mean()}
+
+    def relabel(self, batch: Batch, rng: np.random.Generator) -> Batch:
+        goal = self.encode(batch.next_obs if batch.future_obs is None else batch.future_obs)
+        told = goal if self.offline else batch.skill  # a dataset may have skills of another kind
+        return batch.replace(skill=told, goal=goal)
+
+    @torch.no_grad()
+    def signal(self, batch: Batch) -> Tensor:
+        """Minus the distance (B, 1) from the skill, for the eye: the agent does without."""
+        way = batch.skill - self.encode(batch.next_obs)  # (B, Z)
+        return -way.square().sum(-1, keepdim=True).sqrt()
+
+    def resample(self, z: np.ndarray, step: int, rng: np.random.Generator, hold: int) -> np.ndarray:
+        drawn = super().resample(z, step, rng, hold)
+        if drawn is z or self.config.goals == "space":
+            return drawn
+        if self.config.goals == "single":
+            return np.tile(np.asarray(self.config.goal, np.float32), (len(z), 1))
+        return self.visited.cpu().numpy()[rng.integers(VISITED, size=len(z))]
+
+    def encode(self, obs: Tensor) -> Tensor:
+        """The place (B, Z) of observations, in units of the cube; goals may lie outside."""
+        return obs[:, self.columns] / self.config.reach
+
+    def goal_skill(self, obs: Tensor, goal: Tensor) -> Tensor:
+        return self.encode(goal).clamp(-1, 1)
+
+    def export(self) -> dict[str, nn.Sequential]:
+        place = nn.Linear(self.seen, self.seen)
+        with torch.no_grad():
+            place.weight.copy_(torch.eye(self.seen) / self.config.reach)
+            place.bias.zero_()
+        return {"goal": nn.Sequential(place)}
