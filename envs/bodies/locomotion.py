@@ -24,6 +24,18 @@ from etude.envs.body import Body, View
 from etude.envs.changes import ABOVE, NONE, Change
 from etude.envs.spec import EnvSpec, Field
 
+PLANAR = (
+    Field("x", 1),
+    Field("z", 1),
+    Field("pitch", 1),
+    Field("joints", 6),
+    Field("x_velocity", 1),
+    Field("z_velocity", 1),
+    Field("pitch_velocity", 1),
+    Field("joint_velocities", 6),
+)
+"""What is observed of a body with six joints that moves in a plane: qpos, then qvel."""
+
 
 class Locomotion(Body):
     """A robot of Gymnasium's MuJoCo suite, observed as qpos followed by qvel."""
@@ -111,16 +123,7 @@ class HalfCheetah(Locomotion):
 
     gymnasium_id = "HalfCheetah-v5"
     xml = "half_cheetah.xml"
-    fields = (
-        Field("x", 1),
-        Field("z", 1),
-        Field("pitch", 1),
-        Field("joints", 6),
-        Field("x_velocity", 1),
-        Field("z_velocity", 1),
-        Field("pitch_velocity", 1),
-        Field("joint_velocities", 6),
-    )
+    fields = PLANAR
     coordinates = ("x",)
     control_weight = 0.1
     persistent_from = 32
@@ -205,16 +208,7 @@ class Walker2d(Locomotion):
 
     gymnasium_id = "Walker2d-v5"
     xml = "walker2d_v5.xml"
-    fields = (
-        Field("x", 1),
-        Field("z", 1),
-        Field("pitch", 1),
-        Field("joints", 6),
-        Field("x_velocity", 1),
-        Field("z_velocity", 1),
-        Field("pitch_velocity", 1),
-        Field("joint_velocities", 6),
-    )
+    fields = PLANAR
     coordinates = ("x",)
     control_weight = 1e-3
     healthy_reward: ClassVar[float] = 1.0

@@ -32,7 +32,7 @@ from etude.skills.library_card import markdown_table
 TABLE, FIRST = "table.md", "hierarchical"
 FLAT = ("flat", "flat-ppo", "flat-sac")
 WAYS = tuple(arm for arm in ARMS if arm not in ("flat", "planner"))
-"""All but `flat`, which is one of two others, and `planner`, for which few libraries have a model."""
+"""All but `flat`, which is one of two others, and `planner`, for which a library needs a model."""
 Values = dict[str, dict[str, list[float]]]
 """arm -> task -> one value per seed"""
 

@@ -94,7 +94,9 @@ def test_the_momentum_and_the_learning_rate_are_used() -> None:
     before = learner.state[0].weight.detach().clone()
     for seed in range(2):
         metrics = learner.update(batch_for(learner, seed))
-        assert float(learner.particles.usual.mean) == pytest.approx(float(metrics["skill/distance"]))
+        assert float(learner.particles.usual.mean) == pytest.approx(
+            float(metrics["skill/distance"])
+        )
     once = make(lr=0.125)
     once.update(batch_for(once))
     moved = (once.state[0].weight.detach() - before).abs().max()
