@@ -5,7 +5,7 @@ Learning", NeurIPS 2022 (arXiv:2206.07568). Row i of a batch is a pair (s_i, a_i
 that its own episode met later, `batch.goal`. Networks phi(s, a) and psi(g) learn which goal of
 the batch belongs to which pair, from the energies
 
-    f_ij = phi_i . psi_j  ("inner")     or     -(|phi_i - psi_j|^2 + 1e-6)^(1/2)  ("distance"),
+    f_ij = -(|phi_i - psi_j|^2 + 1e-6)^(1/2)  ("distance")     or     phi_i . psi_j  ("inner"),
 
     L_fwd = mean_i (log sum_j exp f_ij - f_ii)        the goal of a pair,
     L_bwd = mean_j (log sum_i exp f_ij - f_jj)        the pair of a goal,
@@ -19,11 +19,12 @@ as SAC its Q:
 
 There is no reward, no target network and no bootstrapping. Shares of the policy's goals are those
 of another row, so that it also learns for goals that its states did not lead to (Liu, Tang,
-Eysenbach 2024, arXiv:2408.05804), and those that it was told to reach, `batch.skill`.
+Eysenbach 2024, arXiv:2408.05804), and of those that it was told to reach, `batch.skill`.
 
-Deviations: the policy and its temperature are SAC's, here of the same width as the critics; the
-smallest of E critics counts, where more than one is asked for (the papers: one); the goals that the
-policy was told to reach (the papers: only goals that were met).
+Deviations: distances by default, with which a point stops 0.1 m from its goals and not 0.6; policy
+and temperature are SAC's, the policy of the same width as the critics; the smallest of E critics
+counts, where more than one is asked for (the papers: one); goals that the policy was told to reach
+are an option (the papers: only goals that were met).
 """
 
 from __future__ import annotations
@@ -56,15 +57,15 @@ class ContrastiveConfig(SACConfig):
     """Number E of critics; the smallest f counts. Eysenbach et al. 2022: 1."""
     dim: Annotated[int, Range(1, 4096)] = 64
     """Width of phi and psi. Both papers: 64."""
-    energy: Literal["inner", "distance"] = "inner"
-    """f: the inner product of phi and psi, or minus their distance. 2022: inner."""
+    energy: Literal["inner", "distance"] = "distance"
+    """f: minus the distance of phi and psi, or their inner product. Both papers: inner."""
     loss: Literal["forward", "backward", "symmetric"] = "symmetric"
     """Who is told apart: goals of a pair, pairs of a goal, or both. 2024: forward."""
     penalty: Annotated[float, Range(0)] = 0.01
     """Weight c of the squared log-sum-exp of rows. 2024: 0.01."""
     shuffled: Annotated[float, Range(0, 1)] = 0.5
     """Share of the policy's goals met by another row. 2024: 0.5."""
-    told: Annotated[float, Range(0, 1)] = 0.25
+    told: Annotated[float, Range(0, 1)] = 0.0
     """Share of the policy's goals that it was told to reach. 2024: 0."""
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ from etude.skills.learners.crl import VISITED, Crl
 from etude.skills.library import SkillLibrary
 
 O, A, Z, B = 4, 2, 3, 6
-SMALL = ContrastiveConfig(hidden=(7, 5), dim=4, lr=3e-3, alpha_lr=2e-3)
+SMALL = ContrastiveConfig(hidden=(7, 5), dim=4, lr=3e-3, alpha_lr=2e-3, told=0.25)
 Array = np.ndarray
 
 
@@ -258,11 +258,11 @@ def test_shares_of_the_goals_of_the_policy(
 
 def test_shares_above_one_are_refused() -> None:
     with pytest.raises(UsageError, match="more than all goals"):
-        make(shuffled=0.8, told=0.3)
+        make(shuffled=0.8)
 
 
 def test_the_smallest_of_several_critics_counts() -> None:
-    agent, batch = make(critics=3), a_batch()
+    agent, batch = make(critics=3, energy="inner"), a_batch()
     each = energies(
         agent.critics(torch.cat((batch.obs, batch.action), -1)), agent.goals(met(batch)), "inner"
     )
