@@ -1,0 +1,146 @@
+"""One hard goal, nobody's reward: CRL told to reach the far end of a maze, against SAC paid there.
+
+    python bench/single_goal.py --env point-maze-u           all that has no row yet
+    python bench/single_goal.py --env point-maze-large --steps 480000
+
+`crl` commands the maze's goal in every episode and learns from goals in hindsight ("A Single Goal
+is All You Need", Liu, Tang, Eysenbach 2024, arXiv:2408.05804). `sac` has the same loop, sizes of
+networks and number of updates, and a reward of 1 for being there. *first* is the environment step
+after which a training episode had come to the goal, empty if none did; *success* the share of 20
+episodes in which the policy without its noise comes there, after all steps; *cells* the squares of
+a metre that training entered.
+
+Rows: results/single_goal/arms.csv.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+
+from etude.agents.replay import Batch
+from etude.agents.sac import SAC, SACConfig
+from etude.config import replace
+from etude.envs import registry
+from etude.envs.tasks.points import PointMazeGoal
+from etude.evaluate.rollouts import rollout_skills
+from etude.skills.discovery import Discovery, preset
+from etude.skills.learners.crl import Crl
+
+EPISODES = 20
+FILE = Path(__file__).resolve().parents[1] / "results" / "single_goal" / "arms.csv"
+HEAD = ["env", "arm", "seed", "env_steps", "updates", "first", "success", "cells", "cpu_seconds"]
+LOOP = {"visited_starts": 0.0, "warmup_steps": 2400}
+Arm = Literal["crl", "sac"]
+Maze = Literal["point-maze-u", "point-maze-large"]
+
+
+class Paid(SAC):
+    """SAC for the sparse reward of one place, in the loop of CRL."""
+
+    place: Tensor  # the goal, normalised
+    width: Tensor  # how near is there, normalised
+
+    def update(self, batch: Batch, signal: Tensor, task_vector: Tensor) -> dict[str, Tensor]:
+        """As SAC, with reward 1 where the next observation is at the goal."""
+        there = ((batch.next_obs[:, :2] - self.place).abs() <= self.width).all(1)
+        zero = torch.zeros_like(batch.skill)  # there is one goal, so nothing to be told
+        paid = batch.replace(skill=zero, terminated=there.float())
+        return super().update(paid, there.float().unsqueeze(1), task_vector)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train what is missing and write a row for each run."""
+
+    env: Maze = "point-maze-large"
+    """maze"""
+    arms: tuple[Arm, ...] = ("crl", "sac")
+    """what to run"""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """of every arm"""
+    steps: int = 120_000
+    """environment steps of a run"""
+
+
+def place(env: Maze) -> np.ndarray:
+    """The goal, m."""
+    return np.asarray(registry.spec(f"{env}-goal").constants["goal"], np.float64)
+
+
+def unit(env: Maze) -> np.ndarray:
+    """Deviations of the place that observations are normalised with, m."""
+    std = registry.spec(env).obs_std
+    assert std is not None
+    return np.asarray(std)[:2]
+
+
+def there(env: Maze, paths: np.ndarray) -> np.ndarray:
+    """Which of the episodes (M, T + 1, 2) come to the goal."""
+    near = np.abs(paths - place(env)) <= PointMazeGoal.half_width
+    return np.asarray(near.all(-1).any(-1))
+
+
+def prepared(env: Maze, arm: Arm, seed: int, steps: int) -> tuple[Discovery, np.ndarray]:
+    """A run that has not begun, and the skill (2,) that its policy is given."""
+    skill = place(env) / unit(env) / Crl.Config().reach
+    goal = {"goals": "single", "goal": skill.tolist()}
+    settings = {"seed": seed, "steps": steps, "method": goal, "loop": LOOP}
+    run = Discovery(replace(preset("crl", env), settings))
+    if arm == "crl":
+        return run, skill.astype(np.float32)
+    spec, own = run.env_spec, run.config.agent
+    config = SACConfig(hidden=own.hidden, lr=own.lr, alpha_lr=own.alpha_lr)
+    generator = torch.Generator().manual_seed(seed)
+    agent = Paid(spec.obs_dim, spec.action_dim, 2, config, generator=generator)
+    agent.place = torch.as_tensor(place(env) / unit(env), dtype=torch.float32)
+    agent.width = torch.as_tensor(PointMazeGoal.half_width / unit(env), dtype=torch.float32)
+    run.agent = agent
+    return run, np.zeros(2, np.float32)
+
+
+def one(env: Maze, arm: Arm, seed: int, steps: int) -> dict[str, object]:
+    """Train and measure."""
+    began = time.process_time()
+    run, skill = prepared(env, arm, seed, steps)
+    first: int | None = None
+    entered: set[tuple[int, int]] = set()
+    while not run.done:
+        run.epoch()
+        entered |= {(int(x), int(y)) for x, y in np.floor(run.collected.reshape(-1, 2))}
+        if first is None and there(env, run.collected).any():
+            first = run.steps
+    longest = registry.spec(env).max_steps
+    done = rollout_skills(run.snapshot(), env, z=np.tile(skill, (EPISODES, 1)), steps=longest)
+    success = float(there(env, done.paths).mean())
+    values = (env, arm, seed, run.steps, run.updates, first or "", success, len(entered))
+    return dict(zip(HEAD, (*values, round(time.process_time() - began, 1)), strict=True))
+
+
+def main(args: Arguments) -> None:
+    """Every run that has no row."""
+    torch.set_num_threads(1)
+    FILE.parent.mkdir(parents=True, exist_ok=True)
+    rows = list(csv.DictReader(FILE.open())) if FILE.is_file() else []
+    known = {(row["env"], row["arm"], int(row["seed"])) for row in rows}
+    for seed in args.seeds:
+        for arm in args.arms:
+            if (args.env, arm, seed) not in known:
+                rows.append(one(args.env, arm, seed, args.steps))
+                with FILE.open("w", newline="") as file:
+                    writer = csv.DictWriter(file, HEAD)
+                    writer.writeheader()
+                    writer.writerows(rows)
+                print(rows[-1], flush=True)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
