@@ -386,7 +386,7 @@ def _keep(data: SetData, kept: list[int]) -> SetData:
             weight, bias = layers[0]
             known = len(weight) - n
             layers[0] = (np.concatenate((weight[:known], weight[known:][kept])), bias)
-        if net is not data.policy and net.sizes[-1] == n and net.output_fields is None:
+        if net.sizes[-1] == n and net.inputs == ("obs",):  # it names skills
             weight, bias = layers[-1]
             layers[-1] = (weight[:, kept], bias[kept])
         return dataclasses.replace(net, weights=layers)

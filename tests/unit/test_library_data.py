@@ -248,11 +248,11 @@ def test_the_longest_name_has_a_control(tmp_path: Path) -> None:
 
 
 def test_the_weights_of_a_subset_are_those_of_its_skills(tmp_path: Path) -> None:
-    """Encoders that read z lose its rows as the policy does; those as wide as z lose outputs."""
+    """Encoders that read z lose its rows as the policy does; others as wide as z lose outputs."""
     encoders = {
         "phi": net(2, 8, 3, inputs=("obs",), input_fields=("x",)),
         "wide": net(5, 8, 4, inputs=("obs",), seed=1),
-        "guess": net(8, 8, 3, seed=2),
+        "outcome": net(8, 8, 3, seed=2),  # as wide as z by chance
         "value": net(8, 1, seed=3),
     }
     policy = net(8, 8, 3, output="tanh")  # as many outputs as skills, and they stay
@@ -262,11 +262,12 @@ def test_the_weights_of_a_subset_are_those_of_its_skills(tmp_path: Path) -> None
     rows = [0, 1, 2, 3, 4, 7, 5]
     np.testing.assert_array_equal(new.policy.weights[0][0], old.policy.weights[0][0][rows])
     np.testing.assert_array_equal(new.policy.weights[1][0], old.policy.weights[1][0])
-    for name in ("phi", "guess"):
-        (weight, bias), (before, shift) = new.encoders[name].weights[1], encoders[name].weights[1]
-        np.testing.assert_array_equal(weight, before[:, [2, 0]])
-        np.testing.assert_array_equal(bias, shift[[2, 0]])
-    for name in ("guess", "value"):
+    (weight, bias), (before, shift) = new.encoders["phi"].weights[1], encoders["phi"].weights[1]
+    np.testing.assert_array_equal(weight, before[:, [2, 0]])
+    np.testing.assert_array_equal(bias, shift[[2, 0]])
+    whole_outcome = encoders["outcome"].weights[1][0]
+    np.testing.assert_array_equal(new.encoders["outcome"].weights[1][0], whole_outcome)
+    for name in ("outcome", "value"):
         first, before = new.encoders[name].weights[0][0], encoders[name].weights[0][0]
         np.testing.assert_array_equal(first, before[rows])
     for a, b in zip(new.encoders["wide"].weights, encoders["wide"].weights, strict=True):
