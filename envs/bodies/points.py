@@ -139,13 +139,18 @@ class Point(Body):
 
     def control(self, action: np.ndarray) -> np.ndarray:
         """The commanded velocity as a fraction of the top speed, its norm clipped to 1."""
-        norm = np.linalg.norm(action, axis=1, keepdims=True)
-        clipped: np.ndarray = action / np.maximum(norm, 1.0)
-        return clipped
+        return within_disc(action)
 
     def observe(self, view: View) -> np.ndarray:
         """Position and velocity as they are, (n, 4)."""
         return np.concatenate([view.qpos, view.qvel], axis=1)
+
+
+def within_disc(action: np.ndarray) -> np.ndarray:
+    """Actions (n, 2) with their norm clipped to 1, so that no direction is faster than another."""
+    norm = np.linalg.norm(action, axis=1, keepdims=True)
+    clipped: np.ndarray = action / np.maximum(norm, 1.0)
+    return clipped
 
 
 PointOpen = partial(Point, OPEN, cell=0.5, max_steps=200)

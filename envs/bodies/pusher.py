@@ -14,6 +14,7 @@ import hashlib
 import mujoco
 import numpy as np
 
+from etude.envs.bodies.points import within_disc
 from etude.envs.body import Body, View
 from etude.envs.spec import EnvSpec, Field
 
@@ -143,9 +144,7 @@ class Pusher(Body):
 
     def control(self, action: np.ndarray) -> np.ndarray:
         """The commanded velocity as a fraction of the top speed, its norm clipped to 1."""
-        norm = np.linalg.norm(action, axis=1, keepdims=True)
-        clipped: np.ndarray = action / np.maximum(norm, 1.0)
-        return clipped
+        return within_disc(action)
 
     def observe(self, view: View) -> np.ndarray:
         """Places of paddle and puck, then their velocities, (n, 8)."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
+from line_world import LINE_SPEC as LINE
 
 from etude.envs import registry
 from etude.errors import LibraryError
@@ -15,18 +16,6 @@ from etude.skills.field_maps import FieldMap, environment_spec
 from etude.skills.library import MLP, SetData, SkillLibrary
 from etude.skills.library_data import Contents
 from etude.skills.spaces import Discrete
-
-LINE: dict[str, Any] = {
-    "id": "line-goal",
-    "body": "line",
-    "fields": [{"name": "goal", "dim": 1}, {"name": "x", "dim": 1}],
-    "task_fields": ["goal"],
-    "action_dim": 1,
-    "dt": 0.1,
-    "constants": {"length": 23, "goal": 23},
-    "changes": ["goal region"],
-    "xml_sha256": "0",
-}
 
 
 class Spec(dict[str, Any]):
