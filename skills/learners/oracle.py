@@ -3,10 +3,12 @@
 Not a method of skill discovery: somebody has said which coordinates matter (`skill_obs`, the
 position of a body) and the reward is the distance covered along the skill,
 
-    r = (x' - x) . z,   z on the unit sphere,
+    r = c (x' - x) . z,   z on the unit sphere,
 
-in units of the normaliser. A controller that fails with these skills would fail with any that were
-discovered, so whoever doubts a result on a task looks here first.
+in units of the normaliser, times a constant c. As the reward of a transition is known for every
+skill, part of each batch is learnt from as if it had been made with another. A
+controller that fails with these skills would fail with any that were discovered, so whoever doubts
+a result on a task looks here first.
 
 Deviations: it is what LSD and METRA (Park et al. 2022, arXiv:2202.00914; 2024, arXiv:2310.08887)
 become when phi(s) = x is given and not learned; its skills have their form, and answer goals as
@@ -16,11 +18,14 @@ theirs do.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from etude.agents.replay import Batch
+from etude.config import Range
 from etude.skills.learners.base import Learner, LearnerConfig, Spec
 from etude.skills.spaces import Sphere
 
@@ -30,17 +35,32 @@ class Oracle(Learner):
 
     @dataclass(frozen=True)
     class Config(LearnerConfig):
-        """Settings of the oracle: the coordinates, and nothing else."""
+        """Settings of the oracle, beside the coordinates."""
+
+        scale: Annotated[float, Range(0, open_low=True)] = 1.0
+        """constant c before the reward, which the entropy is weighed against"""
+        hindsight: Annotated[float, Range(0, 1)] = 0.5
+        """share of a batch that gets other skills, drawn from the prior"""
 
     def __init__(self, spec: Spec, config: Config) -> None:
         super().__init__(spec, config)
+        self.config = config
         self.space = Sphere(self.seen)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        return {"skill/progress": self.signal(batch).mean()}  # there is nothing to learn
+        return {"skill/progress": self._along(batch).mean()}  # there is nothing to learn
+
+    def relabel(self, batch: Batch, rng: np.random.Generator) -> Batch:
+        drawn = torch.from_numpy(self.space.sample(rng, len(batch.skill))).to(batch.skill)
+        other = torch.from_numpy(rng.random((len(drawn), 1)) < self.config.hindsight)
+        other = other.to(drawn.device)
+        return batch.replace(skill=torch.where(other, drawn, batch.skill))
 
     @torch.no_grad()
     def signal(self, batch: Batch) -> Tensor:
+        return self.config.scale * self._along(batch)
+
+    def _along(self, batch: Batch) -> Tensor:
         step = self.encode(batch.next_obs) - self.encode(batch.obs)  # (B, Z)
         return (step * batch.skill).sum(-1, keepdim=True)  # (B, 1)
 

@@ -13,8 +13,8 @@ from etude.skills.learners.oracle import Oracle
 FIELDS = {"place": slice(0, 2), "speed": slice(2, 4)}
 
 
-def oracle(*names: str) -> Oracle:
-    return Oracle(Spec(FIELDS, 4, 2), Oracle.Config(skill_obs=names))
+def oracle(*names: str, **settings: float) -> Oracle:
+    return Oracle(Spec(FIELDS, 4, 2), Oracle.Config(skill_obs=names, **settings))
 
 
 def batch(learner: Oracle, n: int = 64) -> Batch:
@@ -47,3 +47,23 @@ def test_the_library_gets_the_coordinates_themselves() -> None:
     obs = batch(learner).obs
     phi = learner.export()["phi"]
     torch.testing.assert_close(phi(obs[:, learner.columns]), learner.encode(obs))
+
+
+def test_the_reward_has_its_scale_and_progress_has_none() -> None:
+    plain, twelve = oracle("place"), oracle("place", scale=12.0)
+    one = batch(plain)
+    torch.testing.assert_close(twelve.signal(one), 12 * plain.signal(one))
+    assert twelve.update(one)["skill/progress"] == plain.update(one)["skill/progress"]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_part_of_a_batch_is_learnt_from_with_other_skills(share: float) -> None:
+    learner = oracle("place", hindsight=share)
+    one = batch(learner, 4000)
+    told = learner.relabel(one, np.random.default_rng(1))
+    changed = (told.skill != one.skill).all(1).float().mean()
+    assert changed == pytest.approx(share, abs=0.03)
+    assert all(learner.space.contains(z) for z in told.skill.numpy()[:50])
+    torch.testing.assert_close(told.next_obs, one.next_obs)
+    other = (told.next_obs - one.obs)[:, :2] * told.skill
+    torch.testing.assert_close(learner.signal(told), other.sum(-1, keepdim=True))
