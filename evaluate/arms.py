@@ -89,6 +89,8 @@ class Arm:
     """of a spec and its library; `keeper` may come with them"""
     seeded: bool = True
     """whether the result depends on the seed"""
+    own_library: bool = False
+    """whether its skills are those of another library, which a plan has to name"""
 
 
 def run_trial(spec: TrialSpec, **kept: Keeper) -> dict[str, Any]:
@@ -115,6 +117,7 @@ def run_trial(spec: TrialSpec, **kept: Keeper) -> dict[str, Any]:
         "arm": spec.arm,
         "seed": spec.config.seed,
         "success_rate": made.success_rate,
+        "solved": solved(made.success),
         "return_mean": float(made.returns.mean()),
         "steps_mean": float(made.lengths.mean()),
         "episodes": spec.episodes,
@@ -129,6 +132,11 @@ def run_trial(spec: TrialSpec, **kept: Keeper) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - start, 2),
         "curve": found.curve,
     }
+
+
+def solved(success: np.ndarray | None) -> str:
+    """A digit for each episode (M,), 1 where it ended in success; "" where nothing says so."""
+    return "" if success is None else "".join("01"[int(one)] for one in success)
 
 
 @dataclass(frozen=True)
@@ -279,4 +287,15 @@ ARMS = {
     "planner": Arm(
         "plans skills to hold for k steps with the dynamics of the library; no learning", _planner
     ),
+    "oracle": Arm(
+        "as hierarchical, on a library whose directions were made by hand",
+        _hierarchical,
+        own_library=True,
+    ),
+    "oracle-zero-shot": Arm(
+        "as zero-shot, on that library", _zero_shot, seeded=False, own_library=True
+    ),
+    "diayn": Arm("as hierarchical, on a library of DIAYN", _hierarchical, own_library=True),
 }
+COMMON = tuple(name for name, arm in ARMS.items() if not arm.own_library)
+"""The arms that one library is enough for."""

@@ -14,12 +14,13 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from etude.agents.meta_state import Keeper
 from etude.envs import registry
 from etude.errors import EtudeError, UsageError, unknown
-from etude.evaluate.arms import ARMS, TrialSpec, run_trial
+from etude.evaluate.arms import ARMS, COMMON, TrialSpec, run_trial
 from etude.evaluate.rollouts import TASK_EPISODES, check_body
 from etude.evaluate.trials import tables
 from etude.evaluate.trials.pool import run_all, stopping
@@ -27,7 +28,7 @@ from etude.skills.compose import ComposeConfig
 from etude.skills.library import SkillLibrary
 
 TRIALS, CURVES = "trials.csv", "curves.csv"
-TEXT = ("trial", "task", "arm", "algo", "library")  # columns that are no numbers
+TEXT = ("trial", "task", "arm", "algo", "library", "solved")  # columns that are no numbers
 KEPT = "trials"  # folder of what is needed to go on with trials
 
 Progress = Callable[[int, int, str], None]
@@ -62,7 +63,8 @@ def plan(
     task: str,
     config: ComposeConfig,
     *,
-    arms: Sequence[str] = tuple(ARMS),
+    arms: Sequence[str] = COMMON,
+    libraries: Mapping[str, str] = MappingProxyType({}),
     seeds: Sequence[int] = (0, 1, 2),
     flat_algo: Literal["ppo", "sac"] | None = None,
     episodes: int = TASK_EPISODES,
@@ -74,6 +76,7 @@ def plan(
         task: id of the task.
         config: budget, k and algorithm of the arms with skills; its seed is replaced.
         arms: names in `ARMS`.
+        libraries: of the arms that have one of their own: arm -> folder, run folder or name.
         seeds: of training; the episodes that judge are the same for all.
         flat_algo: algorithm of the arms without skills; None takes that of `config`, or PPO where
             that one cannot choose continuous actions.
@@ -81,26 +84,44 @@ def plan(
 
     Raises:
         LibraryError: the library is broken or of another body.
-        UsageError: no such arm or task, or a library that was never written.
+        UsageError: no such arm or task, a library that was never written, or none for an arm that
+            has its own.
     """
+    for arm in arms:
+        if arm not in ARMS:
+            raise unknown("arm", arm, ARMS)
+        if ARMS[arm].own_library and arm not in libraries:
+            raise UsageError(f'arm "{arm}" has a library of its own: say which in `libraries`.')
+    flat_algo = flat_algo or ("ppo" if config.algo == "dqn" else config.algo)
+    first = TrialSpec("", task, "", "", "", 0, config, flat_algo, episodes)
+    first = _with_library(first, library)
+    firsts = {
+        arm: _with_library(first, libraries[arm]) if ARMS[arm].own_library else first
+        for arm in arms
+    }
+    return [
+        replace(firsts[arm], arm=arm, config=replace(config, seed=seed))
+        for seed in seeds
+        for arm in arms
+        if ARMS[arm].seeded or seed == seeds[0]
+    ]
+
+
+def _with_library(spec: TrialSpec, library: str | Path | SkillLibrary) -> TrialSpec:
+    """A trial of the same task with the skills of `library`."""
     source = str(library.path if isinstance(library, SkillLibrary) else library)
     if not isinstance(library, SkillLibrary):
         library = SkillLibrary.load(library)
     if library.path is None:
         raise UsageError(f"{library.name} is in memory only: write it, trials load it from disk.")
-    check_body(library, registry.spec(task))
-    for arm in arms:
-        if arm not in ARMS:
-            raise unknown("arm", arm, ARMS)
-    cost = int(library.provenance.get("steps") or 0)
-    flat_algo = flat_algo or ("ppo" if config.algo == "dqn" else config.algo)
-    first = TrialSpec("", task, source, library.set, library.id, cost, config, flat_algo, episodes)
-    return [
-        replace(first, arm=arm, config=replace(config, seed=seed))
-        for seed in seeds
-        for arm in arms
-        if ARMS[arm].seeded or seed == seeds[0]
-    ]
+    check_body(library, registry.spec(spec.task))
+    return replace(
+        spec,
+        library=source,
+        set=library.set,
+        library_id=library.id,
+        pretraining_steps=int(library.provenance.get("steps") or 0),
+    )
 
 
 def compare(

@@ -7,8 +7,8 @@ task has several goals, else the success rate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from etude.checkpoint import write_text
 from etude.config import replace
 from etude.envs import registry
 from etude.evaluate import canvas, plots
-from etude.evaluate.arms import ARMS, TrialSpec
+from etude.evaluate.arms import ARMS, COMMON, TrialSpec
 from etude.evaluate.compare import Comparison, plan
 from etude.evaluate.statistics import (
     aggregate,
@@ -26,13 +26,16 @@ from etude.evaluate.statistics import (
     probability_of_improvement,
     summarise,
 )
+from etude.evaluate.trials import bands
 from etude.skills.compose import ComposeConfig
+from etude.skills.library import SkillLibrary
 from etude.skills.library_card import markdown_table
 
 TABLE, FIRST = "table.md", "hierarchical"
 FLAT = ("flat", "flat-ppo", "flat-sac")
-WAYS = tuple(arm for arm in ARMS if arm not in ("flat", "planner"))
-"""All but `flat`, which is one of two others, and `planner`, for which a library needs a model."""
+WAYS = tuple(arm for arm in ARMS if arm not in ("flat", "flat-long", "planner"))
+"""All but `flat`, which is one of two others, `flat-long`, whose budget is not that of the others
+(and ten times as long), and `planner`, for which a library needs a model."""
 Values = dict[str, dict[str, list[float]]]
 """arm -> task -> one value per seed"""
 
@@ -44,24 +47,40 @@ class Entry:
     library: str
     """name in the zoo"""
     config: ComposeConfig
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    """of the arms that have one of their own: arm -> name in the zoo"""
+    seeds: int = 3
+    """seeds of each arm: 0, 1, …"""
+    by_distance: bool = False
+    """whether goals lie at many distances, some of them out of reach"""
 
 
 SUITE = {
     "point-maze-large-goal": Entry(
-        "point-maze-large-metra", ComposeConfig(k=25, env_steps=200_000, num_envs=32)
+        "point-maze-large-metra",
+        ComposeConfig(k=25, env_steps=200_000, num_envs=32),
+        seeds=5,
     ),
     "half-cheetah-goal": Entry(
-        "half-cheetah-metra", ComposeConfig(algo="sac", k=25, env_steps=300_000)
+        "half-cheetah-metra",
+        ComposeConfig(algo="sac", k=25, env_steps=120_000),
+        by_distance=True,
     ),
-    "ant-multi-goal": Entry("ant-metra", ComposeConfig(algo="sac", k=25, env_steps=300_000)),
+    "ant-multi-goal": Entry("ant-metra", ComposeConfig(algo="sac", k=25, env_steps=120_000)),
+    "half-cheetah-hurdle-psd": Entry(
+        "half-cheetah-metra",
+        ComposeConfig(k=10, env_steps=150_000),
+        {"diayn": "half-cheetah-diayn"},
+    ),
+    "ant-waypoints": Entry("ant-metra", ComposeConfig(algo="sac", k=10, env_steps=120_000)),
 }
-"""Tasks in the order in which they are run; budgets keep a trial below 20 minutes of one core."""
+"""Tasks in the order in which they are run; budgets keep a trial below ten minutes of one core."""
 
 
 def plan_suite(
     tasks: Sequence[str] = tuple(SUITE),
     arms: Sequence[str] = WAYS,
-    seeds: Sequence[int] = (0, 1, 2),
+    seeds: Sequence[int] = (),
     library: str = "",
     **settings: Any,
 ) -> list[TrialSpec]:
@@ -69,8 +88,8 @@ def plan_suite(
 
     Args:
         tasks: ids of `SUITE`.
-        arms: names in `ARMS`.
-        seeds: of training.
+        arms: names in `ARMS`; one with a library of its own is left out where the entry has none.
+        seeds: of training; none takes the entry's.
         library: folder or name of one library for all of them; "" takes the entry's.
         settings: of `ComposeConfig`, in place of the entries'.
 
@@ -81,17 +100,33 @@ def plan_suite(
     specs = []
     for task in tasks:
         entry = SUITE[task]
-        config = replace(entry.config, settings)
-        specs += plan(library or entry.library, task, config, arms=arms, seeds=seeds)
+        specs += plan(
+            library or entry.library,
+            task,
+            replace(entry.config, settings),
+            arms=[arm for arm in arms if arm in COMMON or arm in entry.libraries],
+            libraries=entry.libraries,
+            seeds=seeds or range(entry.seeds),
+        )
     return specs
 
 
 def score(row: Mapping[str, Any]) -> float | None:
     """What a trial earned, between 0 and 1; None where nothing says how much there is to earn."""
-    constants = registry.spec(row["task"]).constants
-    if "goals" in constants and "goal_bonus" in constants:
-        return float(row["return_mean"]) / (constants["goals"] * constants["goal_bonus"])
+    worth = most(row["task"])
+    if worth is not None:
+        return float(row["return_mean"]) / worth
     return None if row["success_rate"] is None else float(row["success_rate"])
+
+
+def most(task: str) -> float | None:
+    """The return of a task in which everything is earned that is paid by the piece, if any is."""
+    constants = registry.spec(task).constants
+    if "goal_bonus" in constants:
+        return float(constants["goals"] * constants["goal_bonus"])
+    if "hurdles_counted" in constants:
+        return float(constants["hurdles_counted"])
+    return float(len(constants["waypoints"])) if "waypoints" in constants else None
 
 
 def report(folder: Path, found: Comparison) -> str:
@@ -100,14 +135,23 @@ def report(folder: Path, found: Comparison) -> str:
     values = scores(found)
     parts = [
         f"{len(found.rows)} of {len(found.specs)} trials done, {len(found.failures)} failed.\n",
-        _by_task(values, tasks),
+        _by_task("score", values, tasks),
     ]
-    whole = [task for task in tasks if all(task in values.get(arm, {}) for arm in values)]
-    if whole and len(values) > 1:
-        together = {arm: {task: own[task] for task in whole} for arm, own in values.items()}
+    earned = _values(found, _earned)
+    if earned:
+        by_piece = [task for task in tasks if any(task in own for own in earned.values())]
+        parts.append(_by_task("return", earned, by_piece))
+    common = {arm: own for arm, own in values.items() if arm in COMMON}
+    whole = [task for task in tasks if all(task in own for own in common.values())]
+    if whole and len(common) > 1:
+        together = {arm: {task: own[task] for task in whole} for arm, own in common.items()}
         parts += [_together(together), _costs(found, tasks)]
         figure = _profiles(together)
         canvas.save(figure, folder / "profiles.png")
+    present = {row["task"] for row in found.rows}
+    parts += [
+        _by_distance(found, task) for task in tasks if SUITE[task].by_distance and task in present
+    ]
     if found.failures:
         failures = [(spec.task, spec.arm, spec.config.seed, why) for spec, why in found.failures]
         parts.append(markdown_table(("task", "arm", "seed", "why there is no result"), failures))
@@ -118,20 +162,41 @@ def report(folder: Path, found: Comparison) -> str:
 
 def scores(found: Comparison) -> Values:
     """The scores of all trials that have one."""
+    return _values(found, score)
+
+
+def _values(found: Comparison, value: Callable[[Mapping[str, Any]], float | None]) -> Values:
     values: Values = {}
     for row in found.rows:
-        value = score(row)
-        if value is not None:
-            values.setdefault(row["arm"], {}).setdefault(row["task"], []).append(value)
+        one = value(row)
+        if one is not None:
+            values.setdefault(row["arm"], {}).setdefault(row["task"], []).append(one)
     return values
 
 
-def _by_task(values: Values, tasks: Sequence[str]) -> str:
-    heads = ("score: IQM [95 % interval]", *tasks)
+def _earned(row: Mapping[str, Any]) -> float | None:
+    """The return of a trial whose score is not its success rate."""
+    by_piece = most(row["task"]) is not None or row["success_rate"] is None
+    return float(row["return_mean"]) if by_piece else None
+
+
+def _by_task(what: str, values: Values, tasks: Sequence[str]) -> str:
+    heads = (f"{what}: IQM [95 % interval]", *tasks)
     lines = [
         (arm, *(str(summarise(own[task])) if task in own else "–" for task in tasks))
         for arm, own in values.items()
     ]
+    return markdown_table(heads, lines) + "\n"
+
+
+def _by_distance(found: Comparison, task: str) -> str:
+    """Success of each arm for goals near and far, in shares of what the entry's library reaches."""
+    rows = [row for row in found.rows if row["task"] == task]
+    own = [spec for spec in found.specs if spec.task == task]
+    spec = min(own, key=lambda spec: ARMS[spec.arm].own_library)
+    library = SkillLibrary.load(spec.library, spec.set)
+    heads, *lines = bands.table(rows, bands.shares(task, library, spec.episodes))
+    heads = (f"{task}: success by distance, in shares of {library.name}'s reach", *heads[1:])
     return markdown_table(heads, lines) + "\n"
 
 

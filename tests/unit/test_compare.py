@@ -15,7 +15,7 @@ from etude.agents.meta import MetaConfig, Point, Stats
 from etude.envs import registry
 from etude.errors import LibraryError, UsageError
 from etude.evaluate import arms, compare
-from etude.evaluate.arms import ARMS, TrialSpec, run_trial
+from etude.evaluate.arms import ARMS, COMMON, TrialSpec, run_trial
 from etude.evaluate.rollouts import rollout_task
 from etude.evaluate.trials import pool
 from etude.skills.compose import ComposeConfig
@@ -62,7 +62,7 @@ def test_the_plan_goes_seed_by_seed(library):
     assert {s.pretraining_steps for s in specs} == {5000}
     assert {s.library_id for s in specs} == {SkillLibrary.load(library).id}
     whole = compare.plan(library, TASK, CONFIG)
-    assert len(whole) == 3 * len(ARMS) - 2
+    assert len(whole) == 3 * len(COMMON) - 2
     assert len({s.key for s in whole}) == len(whole)
 
 
@@ -78,6 +78,23 @@ def test_a_trial_is_known_by_what_its_result_depends_on(library, tmp_path):
         *compare.plan(library, TASK, ComposeConfig(gamma=0.9), arms=["flat"], seeds=[3]),
     ]
     assert len({first.key, *(s.key for s in others)}) == 4
+
+
+def test_an_arm_may_have_a_library_of_its_own(library, tmp_path):
+    assert [name for name in ARMS if name not in COMMON] == ["oracle", "oracle-zero-shot", "diayn"]
+    second = compass(tmp_path / "second", space=Discrete(3))
+    named = {"oracle": str(second)}
+    plan = functools.partial(compare.plan, library, TASK, CONFIG, seeds=[3])
+    first, oracle = plan(arms=["hierarchical", "oracle"], libraries=named)
+    assert (first.library, oracle.library) == (str(library), str(second))
+    assert oracle.library_id == SkillLibrary.load(second).id != first.library_id
+    assert first.key == plan(arms=["hierarchical"])[0].key  # which others there are is no matter
+    same = plan(arms=["oracle"], libraries={"oracle": str(library)})[0]
+    assert same.key != oracle.key
+    with pytest.raises(UsageError, match='arm "oracle" has a library of its own'):
+        plan(arms=["oracle"])
+    with pytest.raises(LibraryError, match='move the body "half-cheetah"'):
+        plan(arms=["oracle"], libraries={"oracle": "half-cheetah-metra"})
 
 
 def test_flat_arms_take_an_algorithm_for_continuous_actions(library):
@@ -159,6 +176,7 @@ def test_arms_that_do_not_learn_take_no_steps(library):
         assert (row["env_steps"], row["decisions"], row["curve"]) == (0, 0, ())
         assert row["k"] == (1 if arm == "zero-shot" else 10)
         assert 0 <= row["success_rate"] <= 1
+        assert [int(digit) for digit in row["solved"]].count(1) == 4 * row["success_rate"]
         assert row["pretraining_steps"] == (0 if arm == "random-action" else 5000)
         again = run_trial(spec_of(library, arm, episodes=4))
         assert {**row, "seconds": 0} == {**again, "seconds": 0}
@@ -178,6 +196,7 @@ def test_the_best_skill_is_chosen_within_the_budget_and_judged_elsewhere(tmp_pat
         lengths = np.full(episodes, 5)
         commands = np.tile(z[:, None], (1, 2, 1))
         return SimpleNamespace(
+            success=np.zeros(episodes, bool),
             returns=np.full(episodes, z[0] @ [0, 3, 1]),
             lengths=lengths,
             success_rate=0.0,

@@ -79,8 +79,8 @@ class Tasks(Config):
     """ways to solve a task, see `compose --help` (default: all, with PPO and SAC as flat ones)"""
     library: str = ""
     """folder or name of one library for all tasks (default: each task's own in the zoo)"""
-    seeds: Annotated[int, Range(1, 100)] = 3
-    """seeds of each arm: 0, 1, …"""
+    seeds: Annotated[int, Range(0, 100)] = 0
+    """seeds of each arm: 0, 1, … (0: the suite's, 5 where trials are short, else 3)"""
     env_steps: Annotated[int, Range(0)] = 0
     """environment steps of a trial (0: the suite's)"""
     out: Path = Path("results/tasks")

@@ -21,9 +21,10 @@ from etude.config import Config, Range, from_dict, to_dict
 from etude.envs import registry
 from etude.errors import LibraryError, Stopped, UsageError, unknown
 from etude.evaluate import canvas, compare, plots
-from etude.evaluate.arms import ARMS
-from etude.evaluate.report import JSON, MARKDOWN, report_comparison
+from etude.evaluate.arms import ARMS, COMMON
+from etude.evaluate.report import JSON, MARKDOWN
 from etude.evaluate.rollouts import check_body, rollout_task
+from etude.evaluate.trials.report import report_comparison
 from etude.logger import Logger
 from etude.skills.compose import FOLDER, ComposeConfig, Trained, compose, load_trained
 from etude.skills.library import SkillLibrary, zoo_names
@@ -181,11 +182,11 @@ def arms(chosen: str | tuple[str, ...]) -> list[str]:
     if chosen == "none":
         return ["hierarchical"]
     if chosen == "all":
-        return list(ARMS)
+        return list(COMMON)
     names = (chosen,) if isinstance(chosen, str) else chosen
     for name in names:
-        if name not in ARMS:
-            raise unknown("baseline", name, ["all", "none", *ARMS])
+        if name not in COMMON:
+            raise unknown("baseline", name, ["all", "none", *COMMON])
     return list(dict.fromkeys(["hierarchical", *names]))
 
 
@@ -290,5 +291,5 @@ def _names() -> str:
         "",
         "baselines",
     ]
-    lines += [f"  {name:<14} {arm.about}" for name, arm in ARMS.items()]
+    lines += [f"  {name:<14} {ARMS[name].about}" for name in COMMON]
     return "\n".join([*lines, ""])
