@@ -23,7 +23,7 @@ from etude.config import replace
 from etude.envs import registry
 from etude.envs.testbeds.body import Testbed
 from etude.evaluate import canvas, plots
-from etude.evaluate.capacity import capacity
+from etude.evaluate.capacity import empowerment
 from etude.skills.discovery import Discovery, preset
 from etude.skills.learners.lpe import Lpe
 
@@ -47,7 +47,7 @@ def main() -> None:
     torch.set_num_threads(1)
     body = registry.build(ENV)[0]
     assert isinstance(body, Testbed)
-    columns = read() or {"exact": exact(body, 2)}
+    columns = read() or {"exact": empowerment(body, 2)}
     for seed in args.seeds:
         if f"seed {seed}" not in columns:
             trained = Discovery(replace(preset("lpe", ENV), {"seed": seed}))
@@ -56,11 +56,6 @@ def main() -> None:
             write(columns, body)
             print(f"seed {seed}: {agreement(columns)[f'seed {seed}']:.3f}", flush=True)
     draw(columns, body)
-
-
-def exact(body: Testbed, n: int) -> np.ndarray:
-    """Capacity (S,) of n moves from each state, nats."""
-    return np.array([capacity(body.channel(s, n)).lower for s in range(body.table.states)])
 
 
 @torch.no_grad()

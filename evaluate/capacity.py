@@ -134,6 +134,11 @@ def _carried(body: Testbed, state: int, n: int) -> float:
     return capacity(body.channel(state, n), ROUGH, TRIES).upper
 
 
+def empowerment(body: Testbed, n: int) -> Array:
+    """Capacity (S,) of n steps from each state, nats: its empowerment, exactly."""
+    return np.array([capacity(body.channel(s, n)).lower for s in range(body.table.states)])
+
+
 def _distributions(name: str, values: ArrayLike, ndim: int) -> Array:
     array = np.asarray(values, np.float64)
     shaped = array.ndim == ndim and array.size > 0

@@ -23,6 +23,10 @@ from etude.skills.spaces import SkillSpace
 
 Curve = tuple[np.ndarray, np.ndarray]
 """Environment steps and values of one seed."""
+Place = tuple[int, int]
+"""A cell of the plane."""
+Extent = tuple[float, float, float, float]
+"""Left, right, bottom and top of an image."""
 
 
 def trajectories(rollouts: Rollouts, space: SkillSpace, title: str = "") -> Figure:
@@ -96,14 +100,11 @@ def occupancy(rollouts: Rollouts, title: str = "") -> Figure:
     if len(spec.descriptor) == 1:
         return _strips(rollouts, title)
     index = np.floor(rollouts.paths[..., :2] / spec.cell).astype(int)
-    visits: dict[tuple[int, int], int] = {}
+    visits: dict[Place, float] = {}
     for episode in index:
         for place in {(x, y) for x, y in episode.tolist()}:
             visits[place] = visits.get(place, 0) + 1
-    places = np.array(list(visits))
-    low, high = places.min(0), places.max(0) + 1
-    counts = np.full(high - low, np.nan)
-    counts[tuple((places - low).T)] = list(visits.values())
+    counts, extent = _image(visits, spec.cell)
     figure, ax = canvas.blank(
         title or f"Where the skills of {spec.id} have been",
         f"{len(visits)} cells of {canvas.cell_size(spec)} visited by {len(index)} episodes of one "
@@ -113,9 +114,9 @@ def occupancy(rollouts: Rollouts, title: str = "") -> Figure:
     canvas.ground(ax, spec)
     edges = _levels(int(np.nanmax(counts)))
     image = ax.imshow(
-        counts.T,
+        counts,
         origin="lower",
-        extent=tuple(np.array([low[0], high[0], low[1], high[1]]) * spec.cell),
+        extent=extent,
         cmap="cividis_r",
         norm=BoundaryNorm(edges, 256),
         zorder=1,
@@ -124,6 +125,33 @@ def occupancy(rollouts: Rollouts, title: str = "") -> Figure:
     bar.set_ticks((edges[1:] + edges[:-1]) / 2, labels=_spans(edges))
     canvas.quiet(bar, "episodes that visit the cell")
     return figure
+
+
+def visited_values(rollouts: Rollouts, values: np.ndarray, unit: str, title: str) -> Figure:
+    """Values (M, T+1) of the states of episodes, averaged over each cell of the plane."""
+    spec = rollouts.env_spec
+    index = np.floor(rollouts.paths[..., :2] / spec.cell).astype(int)
+    places, cell = np.unique(index.reshape(-1, 2), axis=0, return_inverse=True)
+    means = np.bincount(cell.ravel(), values.ravel()) / np.bincount(cell.ravel())
+    seen: dict[Place, float] = {
+        (x, y): value for (x, y), value in zip(places.tolist(), means, strict=True)
+    }
+    note = f"Mean over the states that {len(index)} episodes of one skill each met in a cell of "
+    figure, ax = canvas.blank(title, f"{note}{canvas.cell_size(spec)}.", canvas.height(spec))
+    canvas.ground(ax, spec)
+    image, extent = _image(seen, spec.cell)
+    drawn = ax.imshow(image, origin="lower", extent=extent, cmap="cividis", zorder=1)
+    canvas.quiet(figure.colorbar(drawn, ax=ax, shrink=0.7, pad=0.02), unit)
+    return figure
+
+
+def _image(values: Mapping[Place, float], cell: float) -> tuple[np.ndarray, Extent]:
+    """Values of cells as an image (height, width), NaN elsewhere, and the ground that it covers."""
+    places = np.array(list(values))
+    low, high = places.min(0), places.max(0) + 1
+    image = np.full(high - low, np.nan)
+    image[tuple((places - low).T)] = list(values.values())
+    return image.T, (low[0] * cell, high[0] * cell, low[1] * cell, high[1] * cell)
 
 
 def _strips(rollouts: Rollouts, title: str) -> Figure:

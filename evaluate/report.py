@@ -16,16 +16,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from etude import checkpoint
-from etude.config import to_dict
 from etude.envs import registry
 from etude.envs.spec import EnvSpec
 from etude.evaluate import canvas, metrics, monitor, plots
-from etude.evaluate.arms import ARMS
-from etude.evaluate.compare import Comparison
 from etude.evaluate.metrics import Discriminability
 from etude.evaluate.rollouts import EPISODES, STEPS, Rollouts, rollout_skills
 from etude.evaluate.skillset_mi import FOLDS, rollout_mi
-from etude.evaluate.statistics import summarise
 from etude.skills.library import SkillLibrary
 from etude.skills.library_card import markdown_table
 from etude.skills.library_data import plain
@@ -34,8 +30,7 @@ from etude.skills.spaces import Discrete
 MARKDOWN, JSON = "report.md", "report.json"
 KINDS, REPEATS = 32, 4  # distinct skills that are told apart at most, and episodes of each
 NAMED = 16  # distinct skills taken from a continuous space
-DISCRIMINATOR = "discriminator"  # name of the encoder in a library
-COSTS = ("env_steps", "pretraining_steps", "first_success", "effective_skills", "return_mean")
+DISCRIMINATOR, EMPOWERMENT = "discriminator", "empowerment"  # names of encoders in a library
 
 
 def report_library(
@@ -69,6 +64,7 @@ def report_library(
         "trajectories.png": plots.trajectories(made, library.space),
         "occupancy.png": plots.occupancy(made),
         **_coverage_curve(history, spec),
+        **_empowerment(library, made),
     }
     data = {
         "kind": "library",
@@ -85,59 +81,7 @@ def report_library(
         "made_by": library.provenance,
         "provenance": provenance,
     }
-    return _write(folder, data, figures, _library_text)
-
-
-def report_comparison(
-    comparison: Comparison, library: SkillLibrary, folder: Path, *, provenance: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Write a report of arms on a task.
-
-    Args:
-        comparison: what `compare` returned.
-        library: the skills that the arms with skills used.
-        folder: gets the report and its pictures.
-        provenance: command, versions, commit and machine of the comparison.
-
-    Returns:
-        What stands in `report.json`.
-    """
-    first = comparison.specs[0]
-    share = bool(comparison.values("success_rate"))
-    column = "success_rate" if share else "return_mean"
-    measure = f"success rate over {first.episodes} episodes" if share else "mean return"
-    values = comparison.values(column)
-    figures: dict[str, Figure] = {}
-    if values:
-        title = f"{first.task}: do skills help?"
-        figures["arms.png"] = plots.arms(values, measure, title, share=share)
-    if curves := _curves(comparison, "success" if share else "episode_return"):
-        figures["curves.png"] = plots.learning_curves(
-            curves,
-            f"{'success rate' if share else 'return'} of the last 100 episodes",
-            f"Learning {first.task}",
-            share=share,
-            note="Training episodes, exploration included.",
-        )
-    arms = {
-        arm: {"about": ARMS[arm].about, **asdict(summarise(seeds)), **_costs(comparison, arm)}
-        for arm, seeds in values.items()
-    }
-    data = {
-        "kind": "comparison",
-        "task": first.task,
-        "library": {"name": library.name, "id": library.id, "set": library.set},
-        "config": to_dict(first.config),
-        "flat_algo": first.flat_algo,
-        "seeds": sorted({spec.config.seed for spec in comparison.specs}),
-        "measure": measure,
-        "share": share,
-        "arms": arms,
-        "trials": list(comparison.rows),
-        "failures": [{"trial": s.key, "arm": s.arm, "why": why} for s, why in comparison.failures],
-        "provenance": provenance,
-    }
-    return _write(folder, data, figures, _comparison_text)
+    return write(folder, data, figures, _library_text)
 
 
 # ---- measuring
@@ -214,27 +158,22 @@ def _coverage_curve(history: Sequence[Mapping[str, float]], spec: EnvSpec) -> di
     return {"coverage.png": drawn}
 
 
-def _curves(comparison: Comparison, column: str) -> dict[str, list[plots.Curve]]:
-    """The learning curves of each arm that learns."""
-    found: dict[str, list[plots.Curve]] = {}
-    for row in comparison.rows:
-        points = [p for p in comparison.curves.get(row["trial"], ()) if p[column] is not None]
-        if points:
-            steps, values = (np.array([p[k] for p in points], float) for k in ("env_steps", column))
-            found.setdefault(row["arm"], []).append((steps, values))
-    return found
-
-
-def _costs(comparison: Comparison, arm: str) -> dict[str, float | None]:
-    """Medians over the seeds of an arm."""
-    seeds = {column: comparison.values(column).get(arm) for column in COSTS}
-    return {column: float(np.median(found)) if found else None for column, found in seeds.items()}
+def _empowerment(library: SkillLibrary, made: Rollouts) -> dict[str, Figure]:
+    """What the learner holds each state's empowerment to be; beside what it is, where known."""
+    net, spec = library.data.encoders.get(EMPOWERMENT), made.env_spec
+    if net is None or len(spec.descriptor) < 2:
+        return {}
+    told = library.data.on_raw(net, library.fields)
+    learnt = told(made.obs.reshape(-1, made.obs.shape[-1])).reshape(made.obs.shape[:2])
+    title = f"Empowerment in {spec.id}, plans of {library.period} steps"
+    drawn = plots.visited_values(made, learnt, "nats", title)
+    return {"empowerment.png": drawn}
 
 
 # ---- writing
 
 
-def _write(
+def write(
     folder: Path,
     data: Mapping[str, Any],
     figures: Mapping[str, Figure],
@@ -262,7 +201,7 @@ def _library_text(data: Mapping[str, Any]) -> str:
         chance = f"{apart['method']}, on held-out episodes; chance is {apart['chance']:.3f}"
         rows.append(("discriminability", apart["accuracy"], "share of states", chance))
     trained = data["made_by"]
-    origin = {
+    made = {
         key: trained[key]
         for key in ("command", "seed", "steps", "updates", "training_seconds", "commit")
         if key in trained
@@ -281,7 +220,7 @@ Set `{data["library"]["set"]}` of library `{data["library"]["id"][:12]}`, learnt
 
 {markdown_table(("metric", "value", "unit", "how"), rows)}
 
-{_pictures(data["pictures"])}
+{pictures(data["pictures"])}
 
 {_information_text(told) if (told := data["information"]) else ""}## Skill by skill
 
@@ -290,8 +229,8 @@ distance from start to end; and the cells that these episodes visit together.
 
 {markdown_table(("skill", *heads), skills)}
 
-{_origin("How the skills were made", origin)}
-{_origin("How this was measured", data["provenance"])}"""
+{origin("How the skills were made", made)}
+{origin("How this was measured", data["provenance"])}"""
 
 
 def _information_text(found: Mapping[str, Any]) -> str:
@@ -327,66 +266,17 @@ standard errors. Both bounds are lower ones: either the learner claims too much,
 sees too little.\n\n"""
 
 
-def _comparison_text(data: Mapping[str, Any]) -> str:
-    heads = (
-        "arm",
-        "what it does",
-        f"{data['measure']}: IQM [95% interval]",
-        "median",
-        "seeds",
-        "return",
-        "environment steps",
-        "pretraining steps",
-        "steps to first success",
-        "skills in use (exp H)",
-    )
-    rows = [_arm_row(arm, found, data["share"]) for arm, found in data["arms"].items()]
-    failures = [(f["arm"], f["why"]) for f in data["failures"]]
-    config = {**data["config"], "seed": data["seeds"], "flat_algo": data["flat_algo"]}
-    settings = {key: value for key, value in config.items() if key != "hyper"}
-    missing = (
-        f"## Without a result\n\n{markdown_table(('arm', 'why'), failures)}\n\n" if failures else ""
-    )
-    return f"""# {data["task"]}: do skills help?
-
-Arms with skills use set `{data["library"]["set"]}` of library `{data["library"]["name"]}`
-(`{data["library"]["id"][:12]}`). All arms are judged on the same episodes. Scores are
-interquartile means (IQM) over seeds, where there are several with a 95% percentile bootstrap
-interval; costs are medians.
-
-{markdown_table(heads, rows)}
-
-{_pictures(data["pictures"])}
-
-{missing}{_origin("Settings", settings)}
-{_origin("How this was made", data["provenance"])}
-Every trial is a row of `trials.csv`, every learning curve is in `curves.csv`.
-"""
-
-
-def _arm_row(arm: str, found: Mapping[str, Any], share: bool) -> tuple[Any, ...]:
-    form = "{:.0%}" if share else "{:.3g}"
-    iqm, low, high, middle = (form.format(found[k]) for k in ("iqm", "low", "high", "median"))
-    costs = [
-        "–" if found[key] is None else f"{found[key]:,.0f}"
-        for key in ("env_steps", "pretraining_steps", "first_success")
-    ]
-    used = found["effective_skills"]
-    score = f"{iqm} [{low}, {high}]" if found["n"] > 1 else iqm
-    head = (arm, found["about"], score, middle, found["n"], found["return_mean"])
-    return *head, *costs, "–" if used is None else used
-
-
-def _origin(title: str, origin: Mapping[str, Any]) -> str:
+def origin(title: str, values: Mapping[str, Any]) -> str:
     """What made something, as a table; nested values become rows of their own."""
     rows = []
-    for key, value in origin.items():
+    for key, value in values.items():
         nested = value.items() if isinstance(value, Mapping) else [("", value)]
         rows += [(f"{key} {name}".strip().replace("_", " "), item) for name, item in nested]
     return f"## {title}\n\n{markdown_table(('', ''), rows)}\n" if rows else ""
 
 
-def _pictures(names: Sequence[str]) -> str:
+def pictures(names: Sequence[str]) -> str:
+    """Markdown that shows pictures beside the report."""
     return "\n\n".join(f"![{name.removesuffix('.png')}]({name})" for name in names)
 
 

@@ -144,7 +144,7 @@ def maps(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_the_exact_map_is_highest_in_the_middle(maps: ModuleType) -> None:
-    values = maps.exact(registry.build(maps.ENV)[0], 2).reshape(5, 5)
+    values = maps.empowerment(registry.build(maps.ENV)[0], 2).reshape(5, 5)
     assert values[2, 2] == pytest.approx(1.40268, abs=1e-5) == values.max()
     assert values[0, 0] == pytest.approx(0.95519, abs=1e-5) == values.min()
     np.testing.assert_allclose(values, values.T, atol=1e-8)

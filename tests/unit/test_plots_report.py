@@ -17,8 +17,9 @@ from etude.envs import registry
 from etude.evaluate import canvas, metrics, plots
 from etude.evaluate.arms import TrialSpec
 from etude.evaluate.compare import Comparison
-from etude.evaluate.report import report_comparison, report_library
+from etude.evaluate.report import report_library
 from etude.evaluate.rollouts import Rollouts, TaskRollouts, rollout_skills
+from etude.evaluate.trials.report import report_comparison
 from etude.skills.compose import ComposeConfig
 from etude.skills.library import SkillLibrary, write
 from etude.skills.library_data import SetData
@@ -154,6 +155,20 @@ def test_heat_maps_share_a_scale_and_name_their_numbers():
     assert left.get_ylim()[0] < left.get_ylim()[1]  # y upwards
 
 
+def test_values_are_averaged_over_the_visits_of_a_cell():
+    rollouts = made("point-open")
+    values = np.random.default_rng(1).normal(size=rollouts.paths.shape[:2])
+    image = plots.visited_values(rollouts, values, "nats", "Values").axes[0].images[0]
+    shown, (left, right, bottom, top) = image.get_array(), image.get_extent()
+    cell = rollouts.env_spec.cell
+    assert shown.shape == (round((top - bottom) / cell), round((right - left) / cell))
+    index = np.floor(rollouts.paths / cell - np.array([left, bottom]) / cell + 1e-9).astype(int)
+    for x, y in {tuple(place) for place in index.reshape(-1, 2)}:
+        inside = (index == (x, y)).all(-1)
+        assert shown[y, x] == pytest.approx(values[inside].mean())
+    assert shown.mask.sum() == shown.size - len({tuple(i) for i in index.reshape(-1, 2)})
+
+
 def test_occupancy_of_a_line_shows_shares_of_time():
     rollouts = made("half-cheetah")
     shown = plots.occupancy(rollouts).axes[0].images[0].get_array().filled(0)
@@ -235,7 +250,9 @@ def test_learning_curves_average_on_common_steps():
 # ---- reports
 
 
-def compass(folder: Path, discriminator: bool = False) -> SkillLibrary:
+def compass(
+    folder: Path, discriminator: bool = False, encoders: dict[str, MLP] | None = None
+) -> SkillLibrary:
     """Four discrete skills of the open arena: east, west, north, south."""
     spec = registry.spec("point-open")
     ways = np.array([[1, 0], [-1, 0], [0, 1], [0, -1.0]])
@@ -247,7 +264,7 @@ def compass(folder: Path, discriminator: bool = False) -> SkillLibrary:
         config={},
         space=Discrete(4),
         policy=policy,
-        encoders={"discriminator": names} if discriminator else {},
+        encoders={"discriminator": names} if discriminator else encoders or {},
         mean=np.zeros(4),
         std=np.ones(4),
         skills=[],
@@ -303,6 +320,22 @@ def test_report_of_a_library(tmp_path, discriminator):
     for name in data["pictures"]:
         assert f"({name})" in text
         assert (folder / name).stat().st_size < canvas.LIMIT
+
+
+def test_a_learned_empowerment_is_drawn_where_the_skills_were(tmp_path, monkeypatch):
+    east = MLP([(np.array([[1.0], [0], [0], [0]]), np.zeros(1))], inputs=("obs",))
+    library, drawn = compass(tmp_path / "library", encoders={"empowerment": east}), {}
+    monkeypatch.setattr(
+        plots,
+        "visited_values",
+        lambda rollouts, values, *words: (
+            drawn.update(paths=rollouts.paths, values=values) or plots.occupancy(rollouts)
+        ),
+    )
+    how = {"provenance": PROVENANCE, "episodes": 4, "steps": 5}
+    data = report_library(library, "point-open", tmp_path / "run", **how)
+    assert data["pictures"] == ["trajectories.png", "occupancy.png", "empowerment.png"]
+    np.testing.assert_allclose(drawn["values"], drawn["paths"][..., 0], rtol=1e-6)  # x is seen
 
 
 CLAIM = {"claimed": 1.9, "confirmed": 1.2, "confirmed_low": 1.1, "confirmed_high": 1.3}

@@ -17,8 +17,9 @@ from etude.config import Config, Range, to_dict
 from etude.errors import Stopped
 from etude.evaluate import canvas, plots
 from etude.evaluate.compare import plan
-from etude.evaluate.report import MARKDOWN, report_comparison
+from etude.evaluate.report import MARKDOWN
 from etude.evaluate.rollouts import rollout_skills, rollout_task
+from etude.evaluate.trials.report import report_comparison
 from etude.skills.compose import ComposeConfig
 from etude.skills.discovery import Discovery, preset
 from etude.skills.library import SkillLibrary
