@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from etude import cli
@@ -12,10 +13,12 @@ from etude.envs import registry
 from etude.errors import UsageError
 from etude.evaluate.arms import ARMS
 from etude.evaluate.compare import TRIALS, Comparison
+from etude.evaluate.trials import bands
 from etude.evaluate.trials import tasks as suite
 from etude.evaluate.trials.tasks import SUITE, plan_suite, report, score
 
 MAZE, ANT = "point-maze-large-goal", "ant-multi-goal"
+HURDLES, FAR = "half-cheetah-hurdle-psd", "half-cheetah-goal"
 
 
 def row(task: str, arm: str, seed: int, success: float, **more: Any) -> dict[str, Any]:
@@ -33,6 +36,10 @@ def test_every_entry_is_of_the_zoo_and_of_its_task() -> None:
     assert {spec.task for spec in specs} == set(SUITE) <= set(registry.tasks())
     assert {spec.arm for spec in specs} == set(ARMS) - {"flat", "flat-long", "planner"}
     assert all(spec.config.k > 1 and spec.library for spec in specs)
+    assert (
+        len({(s.arm, s.config.seed) for s in specs if s.task == MAZE and s.arm == "flat-ppo"}) == 5
+    )
+    assert {s.task for s in specs if s.arm == "diayn"} == {HURDLES}, "others have no such library"
     few = plan_suite([MAZE], ["flat"], [4], env_steps=999)
     assert [(s.arm, s.config.seed, s.config.env_steps) for s in few] == [("flat", 4, 999)]
     with pytest.raises(UsageError, match="env_steps"):
@@ -42,6 +49,10 @@ def test_every_entry_is_of_the_zoo_and_of_its_task() -> None:
 def test_a_score_is_the_share_of_what_there_is_to_earn() -> None:
     assert score(row(MAZE, "flat", 0, 0.4)) == 0.4
     assert score(row(ANT, "flat", 0, 0.0, return_mean=7.5)) == 0.75  # three of four goals of 2.5
+    assert score(row(HURDLES, "flat", 0, 0.0, return_mean=3.5)) == 0.5  # half of seven hurdles
+    assert (
+        score(row("ant-waypoints", "flat", 0, 0.0, return_mean=4.0)) == 0.8
+    )  # four corners of five
     nothing = row("half-cheetah-goal", "flat", 0, 0.0, success_rate=None)
     assert score(nothing) is None
 
@@ -80,6 +91,37 @@ def test_tasks_that_not_all_arms_have_are_left_out_of_the_whole(tmp_path: Path) 
     text = report(tmp_path, trials(*rows, tasks=(MAZE, ANT)))
     assert "over 1 task |" in text
     assert "| flat | 0.5 [0.5, 0.5] | – |" in text
+
+
+def test_what_is_paid_by_the_piece_is_also_told_as_a_return(tmp_path: Path) -> None:
+    rows = [row(MAZE, "hierarchical", 0, 0.5)]
+    assert "return: IQM" not in report(tmp_path, trials(*rows))
+    rows.append(row(HURDLES, "hierarchical", 0, 0.0, return_mean=2.5))
+    text = report(tmp_path, trials(*rows, tasks=(MAZE, HURDLES)))
+    assert f"| score: IQM [95 % interval] | {MAZE} | {HURDLES} |" in text
+    assert "| hierarchical | 0.5 [0.5, 0.5] | 0.357 [0.357, 0.357] |" in text
+    assert f"| return: IQM [95 % interval] | {HURDLES} |" in text
+    assert "| hierarchical | 2.5 [2.5, 2.5] |" in text
+
+
+def test_an_arm_with_a_library_of_its_own_does_not_count_in_the_whole(tmp_path: Path) -> None:
+    rows = [row(MAZE, arm, 0, 0.5) for arm in ("hierarchical", "flat", "oracle")]
+    rows += [row(HURDLES, arm, 0, 0.0, return_mean=7.0) for arm in ("hierarchical", "flat")]
+    specs = plan_suite((MAZE, HURDLES), ("hierarchical", "flat"), [0])
+    text = report(tmp_path, Comparison(tuple(specs), tuple(rows), {}, ()))
+    assert "over 2 tasks |" in text and "| oracle | 0.5 [0.5, 0.5] | – |" in text
+    assert text.count("| oracle |") == 1
+
+
+def test_far_goals_are_told_apart_from_near_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near = np.arange(50) < 30
+    monkeypatch.setattr(bands, "shares", lambda task, library, n: np.where(near, 0.5, 2.0))
+    rows = [row(FAR, "hierarchical", 0, 0.3, trial="x", solved="1" * 15 + "0" * 35)]
+    text = report(tmp_path, trials(*rows, tasks=(FAR,)))
+    assert "success by distance, in shares of half-cheetah-metra's reach" in text
+    assert "| hierarchical | 0.5 [0.5, 0.5] | – | 0.5 [0.5, 0.5] | – | 0 [0, 0] |" in text
 
 
 def test_failures_are_named(tmp_path: Path) -> None:
