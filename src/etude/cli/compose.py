@@ -23,7 +23,6 @@ from etude.errors import LibraryError, Stopped, UsageError, unknown
 from etude.evaluate import canvas, compare, plots
 from etude.evaluate.arms import ARMS, COMMON
 from etude.evaluate.report import JSON, MARKDOWN
-from etude.evaluate.trials.report import report_comparison
 from etude.evaluate.rollouts import check_body, rollout_task
 from etude.evaluate.trials.report import report_comparison
 from etude.logger import Logger
