@@ -20,6 +20,7 @@ def _maker(module: str, name: str, *args: Any) -> Callable[[], Any]:
 
 BODIES: dict[str, Callable[[], Body]] = {
     "ant": _maker("bodies.locomotion", "Ant"),
+    "ant-gear-30": _maker("bodies.locomotion", "ant_with_gear", 30),
     "half-cheetah": _maker("bodies.locomotion", "HalfCheetah"),
     "walker2d": _maker("bodies.locomotion", "Walker2d"),
     "reacher": _maker("bodies.reacher", "Reacher"),

@@ -30,7 +30,7 @@ class EnvSpec:
     id: str
     """Name in the registry, such as "half-cheetah"."""
     body: str
-    """Id of the base body; equal to `id` for bodies."""
+    """Id of the base body; equal to `id` for bodies that nothing was changed about."""
     fields: tuple[Field, ...]
     """The raw observation in order: body fields first, then task fields."""
     task_fields: tuple[str, ...]

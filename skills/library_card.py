@@ -35,7 +35,7 @@ import gymnasium
 import etude
 
 library = etude.SkillLibrary.load("{contents.name}")  # this folder, or its name in the zoo
-env = etude.SkillEnv(gymnasium.make("{gymnasium_id(env["body"])}"), library, k=25)
+env = etude.SkillEnv(gymnasium.make("{gymnasium_id(env["id"])}"), library, k=25)
 observation, info = env.reset(seed=0)
 observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
 ```

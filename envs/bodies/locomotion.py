@@ -56,7 +56,14 @@ class Locomotion(Body):
     frame_skip = 5
     camera = "track"
 
-    def __init__(self, env_id: str, change: Change = NONE) -> None:
+    def __init__(self, name: str, change: Change = NONE, env_id: str = "") -> None:
+        """Describe the body.
+
+        Args:
+            name: of the body as it is.
+            change: what is changed about it.
+            env_id: name of the changed body, if it is one to practise in.
+        """
         self._change = change
         if change.above:
             self.camera = ABOVE
@@ -67,8 +74,8 @@ class Locomotion(Body):
         self._dt = model.opt.timestep * self.frame_skip
         mean, std = self.normaliser
         self.spec = EnvSpec(
-            id=env_id,
-            body=env_id,
+            id=env_id or name,
+            body=name,
             fields=self.fields,
             task_fields=(),
             action_dim=model.nu,
@@ -183,8 +190,19 @@ class Ant(Locomotion):
         + (4.5105968, 4.3704205, 4.5175962, 4.3704395),
     )
 
-    def __init__(self, change: Change = NONE) -> None:
-        super().__init__("ant", change)
+    gear: ClassVar[int] = 150
+    """Torque of every joint under a full control, N m."""
+    joints: ClassVar[tuple[str, ...]] = tuple(
+        f"{joint}_{leg}" for leg in (1, 2, 3, 4) for joint in ("hip", "ankle")
+    )
+
+    def __init__(self, change: Change = NONE, env_id: str = "") -> None:
+        super().__init__("ant", change, env_id)
+
+    @classmethod
+    def torque(cls, gear: int) -> tuple[tuple[str, float], ...]:
+        """The factor on every joint's torque that makes its gear `gear`; none where it is so."""
+        return () if gear == cls.gear else tuple((joint, gear / cls.gear) for joint in cls.joints)
 
     def _constants(self, model: mujoco.MjModel) -> dict[str, Any]:
         own = {"healthy_reward": self.healthy_reward, "healthy_z_range": self.healthy_z}
@@ -197,6 +215,11 @@ class Ant(Locomotion):
         forward = self.forward_weight * (moved / self._dt)
         reward: np.ndarray = (forward + self.healthy_reward * healthy) - self._control_cost(action)
         return reward
+
+
+def ant_with_gear(gear: int) -> Ant:
+    """The ant to practise in with other joints; Eysenbach et al. 2019 give it a gear of 30."""
+    return Ant(Change(torque=Ant.torque(gear)), f"ant-gear-{gear}")
 
 
 class Walker2d(Locomotion):

@@ -21,9 +21,6 @@ from etude.envs.tasks.base import GROUND, Outcome, arrival, extend
 
 SQUARE = ((2.0, 2.0), (2.0, -2.0), (-2.0, -2.0), (-2.0, 2.0), (2.0, 2.0))
 """The corners in order, m."""
-JOINTS = tuple(f"{joint}_{leg}" for leg in (1, 2, 3, 4) for joint in ("hip", "ankle"))
-GEAR = 150
-"""Torque of every joint under a full control, N m."""
 PASSED = (0.3, 0.33, 0.4, 0.5)
 """Colour of corners that are not next."""
 MAZES = {"ant-maze-u": (ANT_MAZE_U, 700), "ant-maze-large": (ANT_MAZE_LARGE, 1000)}
@@ -57,7 +54,7 @@ class AntMultiGoal(Task):
     def __init__(self, leg: int = 100) -> None:
         """Describe the task with the first leg's torque at `leg` percent."""
         name = "ant-multi-goal" + ("" if leg == 100 else f"-leg-{leg}")
-        weak = () if leg == 100 else tuple((joint, leg / 100) for joint in JOINTS[:2])
+        weak = () if leg == 100 else tuple((joint, leg / 100) for joint in Ant.joints[:2])
         self.body = Ant(Change(torque=weak))
         constants = {
             "goals": self.goals,
@@ -122,12 +119,11 @@ class AntWaypoints(Task):
     """Time limit of an episode, steps."""
     state_dim = 1
 
-    def __init__(self, gear: int = GEAR) -> None:
+    def __init__(self, gear: int = Ant.gear) -> None:
         """Describe the task with joints of that gear."""
-        name = "ant-waypoints" + ("" if gear == GEAR else f"-gear-{gear}")
-        weak = () if gear == GEAR else tuple((joint, gear / GEAR) for joint in JOINTS)
+        name = "ant-waypoints" + ("" if gear == Ant.gear else f"-gear-{gear}")
         self._corners = np.array(SQUARE)
-        self.body = Ant(Change(torque=weak, above=9.0))
+        self.body = Ant(Change(torque=Ant.torque(gear), above=9.0))
         constants = {"waypoints": SQUARE, "goal_radius": self.radius, "goal_reach": 2.0}
         fields = [Field("goal", 2), Field("waypoints_left", 1)]
         self.spec = extend(self.body, name, fields, constants, self.max_steps)

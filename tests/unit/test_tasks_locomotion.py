@@ -16,6 +16,7 @@ from etude.envs.maps import ANT_MAZE_LARGE, ANT_MAZE_U, MAZE_LARGE, MAZE_U
 from etude.envs.registry import build, make_vec, spec
 from etude.envs.tasks.ant import SQUARE, AntMaze, AntMultiGoal, AntWaypoints
 from etude.envs.tasks.changed import Changed
+from etude.skills.library_data import differences
 
 RNGS = [np.random.default_rng(0)]
 
@@ -285,3 +286,14 @@ def test_the_reward_is_the_bodys_own(name: str) -> None:
         plain = moved / 0.05 + survive - cost * np.square(action).sum(axis=1)
         np.testing.assert_allclose(reward, plain, atol=0.1)  # the ant's velocity is a stage behind
     assert outputs.shape == env.get_state().shape
+
+
+def test_the_weak_ant_is_the_body_of_its_task_and_of_no_other() -> None:
+    weak = spec("ant-gear-30")
+    assert (weak.id, weak.body, weak.changes) == ("ant-gear-30", "ant", ("gear x 0.2 of 8 joints",))
+    assert weak.constants["gear"] == spec("ant-waypoints-gear-30").constants["gear"]
+    assert weak.constants["gear"] == pytest.approx([30.0] * 8)
+    skills = weak.to_json()
+    assert differences(skills, spec("ant-waypoints-gear-30").to_json()) == []
+    (line,) = differences(skills, spec("ant-waypoints").to_json())
+    assert line.startswith("\n  gear: skills have [30.0")
