@@ -7,7 +7,7 @@ median over 48 directions. A point that moves at that speed in a straight line r
 the goals of `ant-multi-goal` that can be computed; the oracle's goals are divided by it.
 
     python bench/oracle.py                    the libraries of the zoo
-    python bench/oracle.py --library runs/oracle-ant --tasks ant-waypoints
+    python bench/oracle.py --library runs/ant-oracle --tasks ant-waypoints
 
 Rows: results/oracle/control.csv.
 """
@@ -38,7 +38,7 @@ HOLDS = (1, 10, 25)
 class Arguments:
     """What to measure."""
 
-    library: str = "oracle-ant"
+    library: str = "ant-oracle"
     """folder or name of a library whose skills are directions"""
     tasks: tuple[str, ...] = ("ant-waypoints", "ant-multi-goal")
     """tasks with a goal"""

@@ -28,6 +28,7 @@ from etude.evaluate.statistics import (
 )
 from etude.evaluate.trials import bands
 from etude.skills.compose import ComposeConfig
+from etude.skills.controllers.base import GOAL
 from etude.skills.library import SkillLibrary
 from etude.skills.library_card import markdown_table
 
@@ -36,6 +37,8 @@ FLAT = ("flat", "flat-ppo", "flat-sac")
 WAYS = tuple(arm for arm in ARMS if arm not in ("flat", "flat-long", "planner"))
 """All but `flat`, which is one of two others, `flat-long`, whose budget is not that of the others
 (and ten times as long), and `planner`, for which a library needs a model."""
+POINTING = ("zero-shot", "oracle-zero-shot")
+"""Arms that point at the goal of a task."""
 Values = dict[str, dict[str, list[float]]]
 """arm -> task -> one value per seed"""
 
@@ -55,10 +58,15 @@ class Entry:
     """whether goals lie at many distances, some of them out of reach"""
 
 
+def _oracle(body: str) -> dict[str, str]:
+    return {"oracle": f"{body}-oracle", "oracle-zero-shot": f"{body}-oracle"}
+
+
 SUITE = {
     "point-maze-large-goal": Entry(
         "point-maze-large-metra",
         ComposeConfig(k=25, env_steps=200_000, num_envs=32),
+        _oracle("point-maze-large"),
         seeds=5,
     ),
     "half-cheetah-goal": Entry(
@@ -73,6 +81,7 @@ SUITE = {
         {"diayn": "half-cheetah-diayn"},
     ),
     "ant-waypoints": Entry("ant-metra", ComposeConfig(algo="sac", k=10, env_steps=120_000)),
+    "half-cheetah-run": Entry("half-cheetah-metra", ComposeConfig(algo="sac", env_steps=60_000)),
 }
 """Tasks in the order in which they are run; budgets keep a trial below ten minutes of one core."""
 
@@ -88,7 +97,8 @@ def plan_suite(
 
     Args:
         tasks: ids of `SUITE`.
-        arms: names in `ARMS`; one with a library of its own is left out where the entry has none.
+        arms: names in `ARMS`; one with a library of its own is left out where the entry has none,
+            and one that points at the goal where there is none.
         seeds: of training; none takes the entry's.
         library: folder or name of one library for all of them; "" takes the entry's.
         settings: of `ComposeConfig`, in place of the entries'.
@@ -104,11 +114,16 @@ def plan_suite(
             library or entry.library,
             task,
             replace(entry.config, settings),
-            arms=[arm for arm in arms if arm in COMMON or arm in entry.libraries],
+            arms=[arm for arm in arms if _possible(arm, task)],
             libraries=entry.libraries,
             seeds=seeds or range(entry.seeds),
         )
     return specs
+
+
+def _possible(arm: str, task: str) -> bool:
+    aims = GOAL in registry.spec(task).task_fields or arm not in POINTING
+    return aims and (arm in COMMON or arm in SUITE[task].libraries)
 
 
 def score(row: Mapping[str, Any]) -> float | None:

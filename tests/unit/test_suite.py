@@ -40,6 +40,7 @@ def test_every_entry_is_of_the_zoo_and_of_its_task() -> None:
         len({(s.arm, s.config.seed) for s in specs if s.task == MAZE and s.arm == "flat-ppo"}) == 5
     )
     assert {s.task for s in specs if s.arm == "diayn"} == {HURDLES}, "others have no such library"
+    assert all(s.arm != "zero-shot" for s in specs if s.task == "half-cheetah-run"), "no goal"
     few = plan_suite([MAZE], ["flat"], [4], env_steps=999)
     assert [(s.arm, s.config.seed, s.config.env_steps) for s in few] == [("flat", 4, 999)]
     with pytest.raises(UsageError, match="env_steps"):
