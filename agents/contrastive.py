@@ -81,6 +81,7 @@ class Contrastive(SAC):
     """The agent: skills are goals, and batches say which were met."""
 
     Config: ClassVar = ContrastiveConfig
+    rewarded: ClassVar[bool] = False
     config: ContrastiveConfig
 
     def __init__(

@@ -71,6 +71,8 @@ class SAC(nn.Module):
     """The agent: observations come normalised, skills as they are, signals from the learner."""
 
     Config: ClassVar = SACConfig
+    rewarded: ClassVar[bool] = True
+    """whether it learns from the signal; one that does not can be paid no bonus"""
     actor_metrics: Tensor
 
     def __init__(

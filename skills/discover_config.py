@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from etude.agents.sac import SAC, SACConfig
 from etude.config import Config, Range, replace
@@ -13,6 +13,7 @@ from etude.envs import registry
 from etude.errors import UsageError
 from etude.skills import learners, presets
 from etude.skills.learners.base import LearnerConfig
+from etude.skills.representation import RepresentationConfig
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,20 @@ class DiscoverConfig(Config):
     dataset: str = ""
     """folder of a dataset to learn from, with no environment step of its own: an epoch is then only
     its updates, and `steps` those that would have been collected meanwhile; empty = collect"""
+    bonus: str = ""
+    """a second learner whose signal is added to what the agent is paid, so that it explores: apt,
+    rnd, disagreement, or one that rewards the same skills; empty = none"""
+    bonus_weight: Annotated[float, Range(0, open_low=True)] = 0.1
+    """factor on that signal, which for those three is about 1"""
+    representation: Literal["none", "mrq"] = "none"
+    """what policy and critics see: the observation, or features that a model of the run predicts
+    (in the manner of MR.Q)"""
     method: LearnerConfig = field(default_factory=LearnerConfig)
     """settings of the learner"""
+    bonus_method: LearnerConfig = field(default_factory=LearnerConfig)
+    """settings of the bonus, from its own preset"""
+    encoder: RepresentationConfig = field(default_factory=RepresentationConfig)
+    """settings of the representation"""
     agent: SACConfig = field(default_factory=SACConfig)
     """settings of the agent"""
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -79,22 +92,40 @@ class DiscoverConfig(Config):
                 f"warmup_steps = {self.loop.warmup_steps} leaves no update: choose at most "
                 f"{whole}, which is steps = {self.steps} in whole epochs, or raise steps."
             )
+        if not self.bonus and self.bonus_weight != type(self).bonus_weight:
+            raise UsageError(
+                f"bonus_weight = {self.bonus_weight} weighs no bonus: name one, for example "
+                "bonus = rnd, or leave it out."
+            )
+        if self.representation != "none" and self.agent.activation != "relu":
+            raise UsageError(
+                f"activation = {self.agent.activation} does not go with representation = "
+                f"{self.representation}: a library holds both as one network of ReLUs; choose relu."
+            )
 
 
-def preset(learner: str, env: str, flavour: str = "cpu") -> DiscoverConfig:
-    """The configuration that a learner's preset gives for an environment."""
-    base = dataclasses.replace(_plain(learner), env=registry.spec(env).id, preset=flavour)
-    return replace(base, presets.load(learner, env, flavour))
+def preset(learner: str, env: str, flavour: str = "cpu", bonus: str = "") -> DiscoverConfig:
+    """The configuration that a learner's preset gives for an environment, and a bonus's its own."""
+    base = dataclasses.replace(_plain(learner, bonus), env=registry.spec(env).id, preset=flavour)
+    values = presets.load(learner, env, flavour)
+    if bonus:
+        values["bonus_method"] = presets.load(bonus, env, flavour).get("method", {})
+    return replace(base, values)
 
 
 def read_config(data: Mapping[str, Any]) -> DiscoverConfig:
     """The configuration stored by `to_dict`; raises `UsageError` for unknown or wrong values."""
-    learner = replace(DiscoverConfig(), {"learner": data.get("learner", "metra")}).learner
-    return replace(_plain(learner), data)
+    named = replace(DiscoverConfig(), {k: data[k] for k in ("learner", "bonus") if k in data})
+    return replace(_plain(named.learner, named.bonus), data)
 
 
-def _plain(learner: str) -> DiscoverConfig:
-    """The defaults of a learner, and of the agent that it names."""
+def _plain(learner: str, bonus: str) -> DiscoverConfig:
+    """The defaults of a learner and a bonus, and of the agent that the learner names."""
     method = learners.get(learner)
-    agent = (method.agent or SAC).Config()
-    return DiscoverConfig(learner=learner, method=method.Config(), agent=agent)
+    return DiscoverConfig(
+        learner=learner,
+        bonus=bonus,
+        method=method.Config(),
+        agent=(method.agent or SAC).Config(),
+        bonus_method=learners.get(bonus).Config() if bonus else LearnerConfig(),
+    )

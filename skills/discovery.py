@@ -1,7 +1,7 @@
 """The loop that every learner runs in: collect, learn, hand a library over.
 
 One epoch is one episode in each environment, then `updates_per_epoch` updates; each update takes
-a fresh batch, moves the representation, computes the signal with it, and moves the agent. Learning
+a fresh batch, moves the learner, computes the signal with it, and moves the agent. Learning
 from a dataset leaves the updates alone. A run may be stopped after any step or update, and goes on
 from its checkpoint exactly.
 
@@ -17,19 +17,20 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from etude import checkpoint
 from etude.agents.finite import check_observations, check_tensors
 from etude.agents.networks import Normaliser, available
 from etude.agents.replay import Batch, Record, Replay
-from etude.agents.sac import SAC
 from etude.envs import registry
 from etude.errors import CheckpointError, NotFiniteError, UsageError
-from etude.skills import learners
+from etude.skills.bonus import Bonus
 from etude.skills.dataset import Dataset
 from etude.skills.discover_config import DiscoverConfig, LoopConfig, preset, read_config
-from etude.skills.learners.base import Learner, Spec
+from etude.skills.learners.base import Spec
+from etude.skills.networks import networks
+from etude.skills.representation import Representation, transitions
 from etude.skills.spaces import SkillSpace
 from etude.skills.visited_starts import VisitedStarts
 
@@ -70,14 +71,15 @@ class Discovery:
         self.normaliser = Normaliser(self.env_spec.obs_mean, self.env_spec.obs_std).to(self.device)
         self._fields = self.env_spec.slices()
         spec = Spec(self._fields, self.env_spec.obs_dim, self.env_spec.action_dim)
-        self.learner, self.agent = self._networks(spec, net_seed)
-        self._learnt = dict(self.learner.named_parameters())
+        self.learner, self.agent, self.bonus, self.representation = networks(
+            config, spec, net_seed, self.device
+        )
+        self._learnt = self._parameters()
         if loop.hold % self.period:
             raise UsageError(
                 f"hold = {loop.hold} breaks off plans of {self.period} steps: choose a multiple."
             )
         self.dataset = self._dataset()
-        self.learner.offline = self.dataset is not None
         if self.dataset is None:
             sizes = spec.obs_dim, spec.action_dim, self.space.dim
             self.replay = Replay(loop.replay_capacity, loop.num_envs, *sizes, replay_seed, device)
@@ -94,25 +96,6 @@ class Discovery:
         self._plan = np.zeros((loop.num_envs, self.period, spec.action_dim), np.float32)
         self._sums: dict[str, Tensor] = {}  # of the metrics of the epoch's updates
         self._begin_epoch()
-
-    def _networks(self, spec: Spec, seed: int) -> tuple[Learner, SAC | None]:
-        """Learner and agent with weights drawn from `seed`, on the run's device."""
-        config = self.config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            learner = learners.get(config.learner)(spec, config.method)
-            if learner.agent is None:
-                return learner.to(self.device), None
-            agent = learner.agent(
-                spec.obs_dim,
-                spec.action_dim,
-                learner.space.dim,
-                config.agent,
-                signal_dim=learner.signal_dim,
-                entropy_in_target=learner.entropy_in_target,
-                generator=torch.Generator().manual_seed(seed),
-            )
-        return learner.to(self.device), agent.to(self.device)
 
     def _dataset(self) -> Dataset | None:
         """What the run learns from instead of collecting, if that is what it does."""
@@ -222,6 +205,8 @@ class Discovery:
         if self.agent is None:
             ahead = self.learner.plan(seen, skills, deterministic)
         else:
+            if self.representation:
+                seen = self.representation.encode(seen)
             ahead = self.agent.act(seen, skills, deterministic).unsqueeze(1)
         return np.asarray(ahead.cpu().numpy())
 
@@ -249,24 +234,45 @@ class Discovery:
 
     def _update(self) -> dict[str, Tensor]:
         """A fresh batch for the learner, then its signal for the agent; returns the metrics."""
-        drawn = self.learner.draw(self.replay, self.config.loop.batch_size)
-        drawn = drawn.normalised(self.normaliser)
+        size = self.config.loop.batch_size
+        drawn = self.learner.draw(self.replay, size).normalised(self.normaliser)
         learned = self.learner.update(drawn)
         if self.agent is None:
             self._check(drawn, learned)
             return learned
         assert isinstance(drawn, Batch), "an agent learns from transitions"
+        if self.bonus:
+            own = self.bonus.learner.draw(self.replay, size).normalised(self.normaliser)
+            learned |= self.bonus.update(own)
+        if self.representation:
+            learned |= self._represent(self.representation)
         batch = self.learner.relabel(drawn, self.rng)
-        signal = self.learner.signal(batch)
-        weights = self.learner.task_vector(batch.skill)
-        acted = self.agent.update(batch, signal, weights)
+        signal, weights, rewards = self._paid(batch)
+        seen = self.representation.seen(batch) if self.representation else batch
+        acted = self.agent.update(seen, signal, weights)
         effects = {
             "the signal": {"to the agent": signal},
             "the agent's loss": acted,
             "the agent's gradient of": self.agent.gradients(),
         }
         self._check(drawn, learned, effects)
-        return {**learned, **acted, "skill/reward": (signal * weights).sum(-1).mean()}
+        return {**learned, **acted, **rewards}
+
+    def _paid(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Signal and weights (B, K) of a batch with the bonus in them; the mean of each reward."""
+        signal, weights = self.learner.signal(batch), self.learner.task_vector(batch.skill)
+        rewards = {"skill/reward": (signal * weights).sum(-1).mean()}
+        if self.bonus:
+            signal, weights, added = self.bonus.add(batch, signal, weights)
+            rewards["bonus/reward"] = added.mean()
+        return signal, weights, rewards
+
+    def _represent(self, representation: Representation) -> dict[str, Tensor]:
+        """An update of what the agent sees; returns its metrics."""
+        drawn = representation.draw(self.replay).normalised(self.normaliser)
+        batch = self.learner.relabel(transitions(drawn), self.rng)
+        told = drawn.replace(skill=batch.skill.unflatten(0, drawn.valid.shape))
+        return representation.update(told, self._paid(batch)[0])
 
     def _check(
         self,
@@ -309,10 +315,23 @@ class Discovery:
             "rng": checkpoint.generator_state(self.rng),
             "learner": self.learner.checkpoint(),
             "agent": self.agent.checkpoint() if self.agent else {},
+            **{name: part.checkpoint() for name, part in self._beside().items()},
             "replay": self._replay_state(),
             "starts": self.starts.checkpoint(),
             "env": self.venv.state_dict(),
         }
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        """Weights that learn, but the agent's, by the names that errors give them."""
+        found = dict(self.learner.named_parameters())
+        for name, part in self._beside().items():
+            found |= {f"{name}.{k}": weight for k, weight in part.named_parameters()}
+        return found
+
+    def _beside(self) -> dict[str, Bonus | Representation]:
+        """What learns beside learner and agent."""
+        both = {"bonus": self.bonus, "representation": self.representation}
+        return {name: part for name, part in both.items() if part is not None}
 
     def _replay_state(self) -> dict[str, Any]:
         """The replay as a tree; of a dataset only its identity, and the generator."""
@@ -336,6 +355,8 @@ class Discovery:
         self.learner.restore(tree["learner"])
         if self.agent:
             self.agent.restore(tree["agent"])
+        for name, part in self._beside().items():
+            part.restore(tree[name])
         if self.dataset is None:
             self.replay.load_state_dict(tree["replay"])
         elif tree["replay"]["dataset"] == self.dataset.id:

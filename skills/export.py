@@ -92,4 +92,7 @@ def _contents(
 def _policy(run: Discovery) -> MLP:
     if run.agent is None:
         return run.learner.policy()
-    return MLP(run.agent.policy_layers(), run.agent.config.activation, output="tanh")
+    layers = run.agent.policy_layers()
+    if run.representation:
+        layers = run.representation.policy(layers)
+    return MLP(layers, run.agent.config.activation, output="tanh")

@@ -72,14 +72,16 @@ def main(argv: Sequence[str]) -> int:
     first.add_argument("--learner")
     first.add_argument("--env")
     first.add_argument("--preset", default="cpu")
+    first.add_argument("--bonus")
     first.add_argument("--config", type=Path)
     first.add_argument("--resume", type=Path)
     known, rest = first.parse_known_args(list(argv))
     if rest and not rest[0].startswith("-"):
         known.learner = rest.pop(0)
     if known.resume is not None:
-        if known.config is not None:
-            raise UsageError("--config cannot change a run that goes on: leave it out.")
+        for option in ("bonus", "config"):
+            if getattr(known, option) is not None:
+                raise UsageError(f"--{option} cannot change a run that goes on: leave it out.")
         return _resume(known.resume, rest)
     if known.learner is None or known.env is None:
         wants_help = "--help" in rest or "-h" in rest
@@ -90,8 +92,12 @@ def main(argv: Sequence[str]) -> int:
             )
         print(_names())
         known.learner, known.env = known.learner or "metra", known.env or "half-cheetah"
-    config = preset(known.learner, known.env, known.preset)
-    default = Arguments(config if known.config is None else _with_file(config, known.config))
+    values = {} if known.config is None else _values(known.config)
+    if known.bonus is not None:
+        values["bonus"] = known.bonus
+    bonus = replace(DiscoverConfig(), {"bonus": values.get("bonus", "")}).bonus
+    config = preset(known.learner, known.env, known.preset, bonus)
+    default = Arguments(replace(config, values))
     args = tyro.cli(Arguments, default=default, args=rest, prog=f"discover {known.learner}")
     _check_dataset(args.config, args.running)
     run = Discovery(args.config, args.running.device)
@@ -242,12 +248,12 @@ def save(run: Discovery, monitor: Monitor, folder: Path, written: Written) -> Pa
     )
 
 
-def _with_file(config: DiscoverConfig, path: Path) -> DiscoverConfig:
-    """The preset with the values of a TOML or JSON file."""
+def _values(path: Path) -> dict[str, Any]:
+    """The values of a TOML or JSON file, for what the preset leaves as it is."""
     values = load(path)
     for name in {"learner", "env", "preset"} & set(values):
         raise UsageError(f'{path} says "{name}", which the command line does: leave it out there.')
-    return replace(config, values)
+    return values
 
 
 def _check_dataset(config: DiscoverConfig, running: Running) -> None:
@@ -295,7 +301,10 @@ def _resume(folder: Path, rest: Sequence[str]) -> int:
 
 def _names() -> str:
     """What can be discovered where; shown above the options."""
-    lines = ["usage: discover LEARNER --env ENV [--preset cpu|paper] [--config FILE] [options]"]
+    lines = [
+        "usage: discover LEARNER --env ENV [--preset cpu|paper] [--bonus LEARNER] "
+        "[--config FILE] [options]"
+    ]
     lines += ["       discover --resume RUN", ""]
     lines += [
         "FILE is TOML or JSON with values in place of the preset's; options win over both.",

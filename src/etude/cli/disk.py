@@ -29,7 +29,8 @@ def checkpoint_bytes(run: Discovery) -> int:
     replay, steps = run.replay, run.config.steps
     rows = 0 if run.dataset else min(replay.capacity, steps)
     row = sum(replay.widths) * np.dtype(np.float32).itemsize
-    nets = [module.state_dict() for module in (run.agent, run.learner) if module]
+    parts = (run.agent, run.learner, run.bonus, run.representation)
+    nets = [module.state_dict() for module in parts if module]
     each = ADAM * sum(value.nbytes for net in nets for value in net.values())
     each += run.collected.nbytes + rows * np.dtype(np.int32).itemsize  # where its episode ends
     return int(SPARE * (checkpoint.KEPT * each + rows * row))

@@ -1,0 +1,67 @@
+"""The networks of a run, untrained: a learner, its agent, and what may stand beside them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from etude.agents.sac import SAC
+from etude.errors import UsageError
+from etude.skills import learners
+from etude.skills.bonus import Bonus
+from etude.skills.discover_config import DiscoverConfig
+from etude.skills.learners.base import Learner, Spec
+from etude.skills.representation import Representation
+
+
+class Networks(NamedTuple):
+    """All that learns in a run."""
+
+    learner: Learner
+    agent: SAC | None
+    bonus: Bonus | None
+    representation: Representation | None
+
+
+def networks(config: DiscoverConfig, spec: Spec, seed: int, device: torch.device) -> Networks:
+    """Networks with weights drawn from `seed`, on the run's device.
+
+    Learner and agent start alike with a bonus and without.
+
+    Raises:
+        UsageError: the learner can have no such bonus, or no representation.
+    """
+    agent: SAC | None = None
+    bonus: Bonus | None = None
+    representation: Representation | None = None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        learner = learners.get(config.learner)(spec, config.method)
+        learner.offline = bool(config.dataset)
+        obs_dim, width = spec.obs_dim, learner.signal_dim
+        if config.bonus:
+            second = learners.get(config.bonus)(spec, config.bonus_method)
+            second.offline = learner.offline
+            bonus = Bonus(second, config.bonus_weight, learner).to(device)
+            width = bonus.width
+        if config.representation != "none":
+            if learner.agent is None or not learner.agent.rewarded:
+                raise UsageError(
+                    f"{config.learner} has no agent that learns from a signal, which representation"
+                    f" = {config.representation} predicts: leave --representation out."
+                )
+            sizes = obs_dim, spec.action_dim, learner.space.dim, width
+            representation = Representation(*sizes, config.encoder).to(device)
+            obs_dim = config.encoder.width
+        if learner.agent is not None:
+            agent = learner.agent(
+                obs_dim,
+                spec.action_dim,
+                learner.space.dim,
+                config.agent,
+                signal_dim=width,
+                entropy_in_target=learner.entropy_in_target,
+                generator=torch.Generator().manual_seed(seed),
+            ).to(device)
+    return Networks(learner.to(device), agent, bonus, representation)
