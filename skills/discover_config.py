@@ -36,6 +36,9 @@ class LoopConfig(Config):
     """steps after which a training skill is redrawn; 0 = held for the whole episode"""
     visited_starts: Annotated[float, Range(0, 1)] = 0.0
     """share of training episodes that start from a state reached before, uniform over cells"""
+    unseen: tuple[str, ...] = ()
+    """observation fields that the policy does not see, such as the place of a body whose skills are
+    to be the same everywhere; the learner sees them"""
     random_steps: Annotated[int, Range(0)] = 0
     """steps at first with uniform actions, each held for `hold` steps (0: for one)"""
 

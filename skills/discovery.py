@@ -29,7 +29,7 @@ from etude.skills.bonus import Bonus
 from etude.skills.dataset import Dataset
 from etude.skills.discover_config import DiscoverConfig, LoopConfig, preset, read_config
 from etude.skills.learners.base import Spec
-from etude.skills.networks import networks
+from etude.skills.networks import networks, visible
 from etude.skills.representation import Representation, transitions
 from etude.skills.spaces import SkillSpace
 from etude.skills.visited_starts import VisitedStarts
@@ -74,6 +74,7 @@ class Discovery:
         self.learner, self.agent, self.bonus, self.representation = networks(
             config, spec, net_seed, self.device
         )
+        self.visible = visible(config, spec, self.device)
         self._learnt = self._parameters()
         if loop.hold % self.period:
             raise UsageError(
@@ -205,6 +206,7 @@ class Discovery:
         if self.agent is None:
             ahead = self.learner.plan(seen, skills, deterministic)
         else:
+            seen = seen if self.visible is None else seen * self.visible
             if self.representation:
                 seen = self.representation.encode(seen)
             ahead = self.agent.act(seen, skills, deterministic).unsqueeze(1)
@@ -249,6 +251,8 @@ class Discovery:
         batch = self.learner.relabel(drawn, self.rng)
         signal, weights, rewards = self._paid(batch)
         seen = self.representation.seen(batch) if self.representation else batch
+        if (eyes := self.visible) is not None:
+            seen = batch.replace(obs=batch.obs * eyes, next_obs=batch.next_obs * eyes)
         acted = self.agent.update(seen, signal, weights)
         effects = {
             "the signal": {"to the agent": signal},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from etude.agents.sac import SAC
 from etude.errors import UsageError
@@ -65,3 +66,22 @@ def networks(config: DiscoverConfig, spec: Spec, seed: int, device: torch.device
                 generator=torch.Generator().manual_seed(seed),
             ).to(device)
     return Networks(learner.to(device), agent, bonus, representation)
+
+
+def visible(config: DiscoverConfig, spec: Spec, device: torch.device) -> Tensor | None:
+    """1 where the agent sees an entry (O,) of the observation, else 0; None where it sees all.
+
+    Raises:
+        UsageError: there is no such field, or nothing that could be kept from seeing it.
+    """
+    unseen = config.loop.unseen
+    if not unseen:
+        return None
+    if learners.get(config.learner).agent is None or config.representation != "none":
+        raise UsageError(
+            f"unseen = {', '.join(unseen)} is for an agent that sees observations as they are: "
+            "leave it out, or the representation, or take a learner that has an agent."
+        )
+    seen = torch.ones(spec.obs_dim, device=device)
+    seen[spec.columns(unseen)] = 0
+    return seen
