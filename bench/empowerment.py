@@ -200,7 +200,7 @@ def measured(trained: Discovery, learner: Lpe) -> tuple[float, float, np.ndarray
         return told.mean().item(), told.std().item() / SKILLS**0.5, plans
     knots = torch.as_tensor(plans[:, :: learner.config.hold]).flatten(1)
     predicted = learner.log_xi(begin, knots)
-    each = categorical_kl(predicted, learner.encode(end))
+    each = categorical_kl(predicted, learner.read(begin, end))
     bound = categorical_information(predicted[None]).item() - each.mean().item()
     return bound, each.std().item() / SKILLS**0.5, plans
 

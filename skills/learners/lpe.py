@@ -14,14 +14,14 @@ Deviations: objective, open-loop skills and their uniform prior on a cube are th
 the gradient through the model, in place of a critic per weight of the policy; K codes y, so that
 the information of M skills is exact and, by Jensen, not above that of all; omega(s0, a) for
 log p_eta(y | s_n), by which plans feel the divergence; noise on the plans that do, which then keep
-off borders; and a model that maximises J for the plans in the replay, half of them random.
+off borders; a model that maximises J for the plans in the replay, half of them random; and, as an
+option, an eta that also reads s0, which leaves the bound as it is for every s0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ class Lpe(Learner):
     """Maximises the skills of each start state that a predicted code tells apart."""
 
     agent = None
+    updates: Tensor
 
     @dataclass(frozen=True)
     class Config(LearnerConfig):
@@ -67,6 +68,8 @@ class Lpe(Learner):
         """updates of the model alone, before the plans move"""
         spread: Annotated[float, Range(0, open_low=True)] = 5.0
         """factor on z before the policy, so that plans differ much from the first"""
+        reads_start: bool = False
+        """whether eta sees the start beside the end: a tighter bound where starts differ much"""
         random: Annotated[float, Range(0, 1)] = 0.5
         """share of the plans tried out that are uniform, so that the model knows the others"""
         noise: Annotated[float, Range(0)] = 0.3
@@ -78,14 +81,15 @@ class Lpe(Learner):
         obs, plan, hidden = spec.obs_dim, config.knots * spec.action_dim, config.hidden
         self.pi = mlp((obs + config.dim, *hidden, plan))  # z -> plan, before tanh
         self.xi = mlp((obs + plan, *hidden, config.codes), layer_norm=True)
-        self.eta = mlp((self.seen, *hidden, config.codes), layer_norm=True)
+        read = self.seen + obs * config.reads_start
+        self.eta = mlp((read, *hidden, config.codes), layer_norm=True)
         self.omega = mlp((obs + plan, *hidden, config.codes), layer_norm=True)
         self.value = mlp((self.seen, *hidden, 1))
         weights = [p for k, p in self.named_parameters() if not k.startswith("pi.")]
         self.model_optimiser = torch.optim.Adam(weights, config.lr, fused=True)
         self.policy_optimiser = torch.optim.Adam(self.pi.parameters(), config.policy_lr, fused=True)
         self.generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        self.updates = 0
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
     @property
     def period(self) -> int:
@@ -101,9 +105,9 @@ class Lpe(Learner):
         plan = batch.action[:, :: self.config.hold].flatten(1)  # (B, knots A)
         rows = len(plan) // (m := min(self.config.particles, len(plan))) * m
         starts, plans = batch.obs[:rows:m], plan[:rows].unflatten(0, (-1, m))  # (G, O), (G, M, …)
-        with torch.set_grad_enabled(self.updates >= self.config.model_first):
+        with torch.set_grad_enabled(int(self.updates) >= self.config.model_first):
             bound = self.bound(starts)  # (G,)
-        predicted, read = self.log_xi(batch.obs, plan), self.encode(batch.next_obs)  # (B, K)
+        predicted, read = self.log_xi(batch.obs, plan), self.read(batch.obs, batch.next_obs)
         divergence = categorical_kl(predicted, read).mean()
         diversity = categorical_information(self.log_xi(spread(starts, plans), plans)).mean()
         felt = self.omega(torch.cat((batch.obs, plan), -1))  # (B, K)
@@ -147,13 +151,16 @@ class Lpe(Learner):
         z = torch.as_tensor(self.space.even(self.config.particles)).to(obs)  # (M, Z)
         starts = spread(obs, z.expand(len(obs), *z.shape))  # (B, M, O)
         plans = self._plans(starts, z.expand(len(obs), *z.shape))
-        read = self.encode(goal).unsqueeze(1).clamp_min(LEAST)  # (B, 1, K)
+        read = self.read(obs, goal).unsqueeze(1).clamp_min(LEAST)  # (B, 1, K)
         fit = (self.log_xi(starts, plans).exp() * read).sum(-1)  # (B, M)
         return torch.as_tensor(z[fit.argmax(-1)])
 
-    def encode(self, obs: Tensor) -> Tensor:
-        """log p_eta(y | s_n), (B, K)."""
-        return torch.as_tensor(self.eta(obs[:, self.columns]).log_softmax(-1))
+    def read(self, start: Tensor, end: Tensor) -> Tensor:
+        """log p_eta(y | s_n), (B, K), given s0 as well if it `reads_start`."""
+        known = (
+            (start, end[:, self.columns]) if self.config.reads_start else (end[:, self.columns],)
+        )
+        return torch.as_tensor(self.eta(torch.cat(known, -1)).log_softmax(-1))
 
     def log_xi(self, obs: Tensor, plan: Tensor) -> Tensor:
         """log p_xi(y | s0, a), (..., K)."""
@@ -166,13 +173,6 @@ class Lpe(Learner):
 
     def export(self) -> dict[str, nn.Sequential]:
         return {"empowerment": self.value}
-
-    def checkpoint(self) -> dict[str, Any]:
-        return {**super().checkpoint(), "updates": self.updates}
-
-    def restore(self, tree: Mapping[str, Any]) -> None:
-        super().restore(tree)
-        self.updates = int(tree["updates"])
 
     def _plans(self, obs: Tensor, z: Tensor) -> Tensor:
         """Plans (..., knots A) of skills z (..., Z) at normalised starts (..., O)."""
@@ -187,7 +187,7 @@ class Lpe(Learner):
         return torch.where(chosen, anything, self._near(plan).clamp(-1, 1))
 
     def _near(self, plans: Tensor) -> Tensor:
-        std = self.config.noise * min(1, (1 + self.config.model_first) / (1 + self.updates))
+        std = self.config.noise * min(1, (1 + self.config.model_first) / (1 + int(self.updates)))
         return plans + std * torch.randn(plans.shape, generator=self.generator).to(plans)
 
     def empowerment(self, obs: Tensor) -> Tensor:
