@@ -53,8 +53,9 @@ def export(
 
 
 def listed(space: SkillSpace) -> np.ndarray:
-    """The skills that get a row of their own: all discrete ones, else an even set (n, Z)."""
-    return space.even(space.dim if isinstance(space, Discrete) else NAMED_SKILLS)
+    """The skills (n, Z) that get a row of their own: all discrete ones, else even ones."""
+    z = space.even(space.dim if isinstance(space, Discrete) else NAMED_SKILLS)
+    return np.array(list(dict.fromkeys(map(tuple, z.tolist()))), np.float32)  # a line has but two
 
 
 def _contents(

@@ -191,7 +191,9 @@ class Sphere(SkillSpace):
         return np.asarray(np.where(norm < TINY, axis, vector / np.maximum(norm, TINY)), np.float32)
 
     def even(self, n: int) -> Array:
-        """On the circle, n equal angles from (1, 0); elsewhere a fixed sample."""
+        """On a line 1 and -1 by turns, on the circle n equal angles; elsewhere a fixed sample."""
+        if self.dim == 1:
+            return np.resize(np.array([[1], [-1]], np.float32), (n, 1))
         if self.dim != 2:
             return super().even(n)
         angle = 2 * np.pi * np.arange(n) / max(n, 1)

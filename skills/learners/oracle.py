@@ -6,9 +6,9 @@ position of a body) and the reward is the distance covered along the skill,
     r = c (x' - x) . z,   z on the unit sphere,
 
 in units of the normaliser, times a constant c. As the reward of a transition is known for every
-skill, part of each batch is learnt from as if it had been made with another. A controller that fails with
-these skills would fail with any that were discovered, so whoever doubts a result on a task looks
-here first.
+skill, part of each batch is learnt from as if it had been made with another. A controller that
+fails with these skills would fail with any that were discovered, so whoever doubts a result on a
+task looks here first.
 
 Deviations: it is what LSD and METRA (Park et al. 2022, arXiv:2202.00914; 2024, arXiv:2310.08887)
 become when phi(s) = x is given and not learned; its skills have their form, and answer goals as

@@ -125,6 +125,7 @@ def test_towards_points_along_the_direction() -> None:
 def test_even_sets() -> None:
     np.testing.assert_array_equal(Discrete(5).even(12).sum(0), [3, 2, 3, 2, 2])
     np.testing.assert_array_equal(Discrete(4).even(2).argmax(-1), [0, 2])
+    np.testing.assert_array_equal(Sphere(1).even(3), [[1], [-1], [1]])
     angles = np.unwrap(np.arctan2(*Sphere(2).even(8).T[::-1]))
     np.testing.assert_allclose(np.diff(angles), np.pi / 4, atol=1e-6)
 
