@@ -95,7 +95,7 @@ def _units(spec: EnvSpec) -> dict[str, str]:
 def _one_by_one(library: SkillLibrary, env_id: str, steps: int, seed: int) -> dict[str, Any]:
     """What each of some distinct skills does, and how well they can be told apart."""
     space, spec = library.space, registry.spec(env_id)
-    kinds = space.even(min(space.n, KINDS) if isinstance(space, Discrete) else NAMED)
+    kinds = space.distinct(min(space.n, KINDS) if isinstance(space, Discrete) else NAMED)
     z = np.repeat(kinds, REPEATS, axis=0)
     made = rollout_skills(library, env_id, z=z, steps=steps, seed=seed)
     found = metrics.effects(made.paths, made.skills, spec.cell, spec.descriptor)

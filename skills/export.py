@@ -54,8 +54,7 @@ def export(
 
 def listed(space: SkillSpace) -> np.ndarray:
     """The skills (n, Z) that get a row of their own: all discrete ones, else even ones."""
-    z = space.even(space.dim if isinstance(space, Discrete) else NAMED_SKILLS)
-    return np.array(list(dict.fromkeys(map(tuple, z.tolist()))), np.float32)  # a line has but two
+    return space.distinct(space.dim if isinstance(space, Discrete) else NAMED_SKILLS)
 
 
 def _contents(

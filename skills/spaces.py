@@ -87,6 +87,10 @@ class SkillSpace(ABC):
         """A fixed set of n skills (n, Z) for evaluation, as evenly spread as the space allows."""
         return self.sample(np.random.default_rng(EVEN_SEED), n)
 
+    def distinct(self, n: int) -> Array:
+        """Those of `even(n)` that differ, in order: a line has but two."""
+        return np.array(list(dict.fromkeys(map(tuple, self.even(n).tolist()))), np.float32)
+
     def to_json(self) -> dict[str, Any]:
         """Plain data that `from_json` reads."""
         return {"kind": self.kind, "dim": self.dim}
