@@ -63,7 +63,7 @@ def test_the_agent_learns_without_it_and_the_learner_with_it(
         for mine, all_of_it in ((batch.obs, whole.obs), (batch.next_obs, whole.next_obs)):
             assert (mine[:, [0, 2]] == 0).all() and (all_of_it[:, [0, 2]] != 0).any()
             torch.testing.assert_close(mine[:, 3:], all_of_it[:, 3:])
-    assert Discovery(config()).visible is None
+    assert Discovery(config(unseen=())).visible is None
 
 
 @pytest.mark.parametrize(
