@@ -166,3 +166,19 @@ def test_the_learnt_map_asks_every_cell(maps: ModuleType, monkeypatch: pytest.Mo
     )
     found = maps.learnt(trained, body)
     np.testing.assert_allclose(found, np.arange(25) + 0.5, atol=0.2)
+
+
+def test_the_bound_on_a_robot_is_the_one_on_a_grid(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measured by the code for robots, a grid's J is what the code for grids finds."""
+    robot = importlib.import_module("empowerment_robot")
+    monkeypatch.setattr(robot, "STARTS", 8)
+    config = replace(preset("lpe", "grid-5-bits-corner"), TINY | {"method": {"hidden": (16,)}})
+    trained = Discovery(config)
+    trained.run()
+    assert isinstance(trained.learner, Lpe)
+    expected, error, _ = bench.measured(trained, trained.learner)
+    found, spread = robot.bound_in(trained, trained.learner)
+    assert abs(found - expected) < 4 * (error + spread) + 0.02
+    assert found != 0
