@@ -1,4 +1,4 @@
-"""One file per method; the file's name is the method's id on the command line.
+"""One file per method; its name, with `-` for `_`, is the method's id on the command line.
 
 Notation of all files: B batch, O observation, Z skill, D width of a representation, K width of the
 signal; z skill, s observation, phi representation.
@@ -17,14 +17,15 @@ from etude.skills.learners.base import Learner
 def ids() -> tuple[str, ...]:
     """The id of every learner: the files of this folder that are not `base` or `_*`."""
     names = (module.name for module in pkgutil.iter_modules(__path__))
-    return tuple(sorted(n for n in names if n != "base" and not n.startswith("_")))
+    chosen = (n for n in names if n != "base" and not n.startswith("_"))
+    return tuple(sorted(n.replace("_", "-") for n in chosen))
 
 
 def get(name: str) -> type[Learner]:
-    """The `Learner` subclass of file `name`; `UsageError` with the nearest id if there is none."""
+    """The `Learner` subclass of id `name`; `UsageError` with the nearest id if there is none."""
     if name not in ids():
         raise unknown("learner", name, ids())
-    module = importlib.import_module(f"{__name__}.{name}")
+    module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     found = [
         value
         for value in vars(module).values()

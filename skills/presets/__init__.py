@@ -15,8 +15,7 @@ from etude.errors import unknown
 
 def load(learner: str, env: str, flavour: str) -> dict[str, Any]:
     """The settings of one preset, environment over default; `UsageError` for an unknown flavour."""
-    file = resources.files(__package__) / f"{learner}.toml"
-    table = tomllib.loads(file.read_text()) if file.is_file() else {"cpu": {}}
+    table = _read(learner) or {"cpu": {}}
     if flavour not in table:
         raise unknown(f"preset of {learner}", flavour, table)
     blocks = table[flavour]
@@ -25,11 +24,16 @@ def load(learner: str, env: str, flavour: str) -> dict[str, Any]:
 
 def names(learner: str) -> dict[str, tuple[str, ...]]:
     """Flavours of a learner's presets and the environments each is tuned for."""
-    file = resources.files(__package__) / f"{learner}.toml"
-    table = tomllib.loads(file.read_text()) if file.is_file() else {}
     return {
-        flavour: tuple(k for k in blocks if k != "default") for flavour, blocks in table.items()
+        flavour: tuple(k for k in blocks if k != "default")
+        for flavour, blocks in _read(learner).items()
     }
+
+
+def _read(learner: str) -> dict[str, Any]:
+    """The whole file, named as the learner's; empty if there is none."""
+    file = resources.files(__package__) / f"{learner.replace('-', '_')}.toml"
+    return tomllib.loads(file.read_text()) if file.is_file() else {}
 
 
 def _overlay(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
