@@ -18,13 +18,13 @@ The policy is paid for coming nearer to the goal, in units of sigma: with d(s) =
 
 Goals are those that were told and, in hindsight, places that the episode came to later.
 
-Deviations: the box, the guess with its fixed sigma, the ascent through g = c + w z and hindsight are
-the paper's. It differentiates a critic of goals, and its box depends on the start. Ours ascends J
-with the ends s_n of the replay held, which needs no critic (by the envelope theorem the slope is the
-same once each goal is approached as far as it can be), and has one box for all starts, because a
-library's policy is told z alone. Ours are also the reward, which unlike the squared distance keeps
-its slope near the goal; S_n as any state of a skill's last part; and a single level (paper: up to
-four, whose actions are the goals of the level below).
+Deviations: the box, the guess with its fixed sigma, the ascent through g = c + w z and hindsight
+are the paper's, which differentiates a critic of goals and has a box for each start. Ours ascends J
+with the ends s_n of the replay held, which needs no critic (by the envelope theorem the slope is
+the same once each goal is approached as far as it can be), and has one box for all starts, because
+a library's policy is told z alone. Ours are also the reward, which unlike the squared distance
+keeps its slope near the goal; S_n as any state of a skill's last part; and a single level (paper:
+up to four, whose actions are the goals of the level below).
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class GoalBox(Learner):
         self.config, self.space = config, Cube(self.seen)
         self.centre = nn.Parameter(torch.zeros(self.seen))
         self.log_width = nn.Parameter(torch.full((self.seen,), math.log(config.width)))
-        self.optimiser = torch.optim.Adam(list(self.parameters()), config.lr, fused=True)
+        box = list(self.parameters())  # slopes fall by much when the box fits, so a short memory
+        self.optimiser = torch.optim.Adam(box, config.lr, (0.9, 0.99), fused=True)
 
     def draw(self, replay: Replay, size: int) -> Batch:
         return replay.future(size, self.config.gamma)
@@ -107,11 +108,11 @@ class GoalBox(Learner):
     def signal(self, batch: Batch) -> Tensor:
         goal, seen = self.goal(batch.skill), (batch.obs, batch.next_obs)
         before, after = ((goal - s[:, self.columns]).norm(dim=-1, keepdim=True) for s in seen)
-        return (before - after) / self.config.sigma  # (B, 1)
+        return torch.as_tensor((before - after) / self.config.sigma)  # (B, 1)
 
     def goal(self, z: Tensor) -> Tensor:
         """Goals c + w z (B, Z) of skills, normalised."""
-        return self.centre + self.log_width.exp() * z
+        return torch.as_tensor(self.centre + self.log_width.exp() * z)
 
     @torch.no_grad()
     def encode(self, obs: Tensor) -> Tensor:
