@@ -58,7 +58,8 @@ class DiscoverConfig(Config):
     steps: Annotated[int, Range(1)] = 500_000
     """environment steps of the whole run"""
     minutes: Annotated[float, Range(0)] = 0.0
-    """training time after which the run ends even so, evaluation not counted; 0 = no limit"""
+    """processor time of training after which the run ends even so, evaluation not counted, so that
+    a busy machine changes nothing; on one thread an idle clock's minutes; 0 = no limit"""
     dataset: str = ""
     """folder of a dataset to learn from, with no environment step of its own: an epoch is then only
     its updates, and `steps` those that would have been collected meanwhile; empty = collect"""

@@ -139,11 +139,10 @@ class Discovery:
         `stop` is asked before each step and each update. Returns whether the epoch is complete; one
         that was stopped goes on where it was at the next call, also in a run that was restored.
         """
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), time.process_time()
         complete = self.collect(stop) and self.learn(stop)
-        elapsed = time.perf_counter() - start
-        self.seconds += elapsed
-        self._epoch_seconds += elapsed
+        self.seconds += time.process_time() - worked  # whatever else the machine does meanwhile
+        self._epoch_seconds += time.perf_counter() - start
         if complete:
             count = self.config.loop.num_envs * self.config.loop.episode_steps
             self.metrics = {k: float(v) / self._u for k, v in sorted(self._sums.items())}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,20 @@ def test_an_unknown_learner_is_refused_with_the_nearest() -> None:
 def test_a_replay_that_cannot_hold_an_epoch_is_refused() -> None:
     with pytest.raises(UsageError, match="replay_capacity = 50 is too small"):
         small("metra", loop={"replay_capacity": 50})
+
+
+def test_minutes_are_those_of_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run ends when its time is up; waiting is not counted."""
+    run = Discovery(small("metra", minutes=1.0, steps=4800))
+    asked: list[None] = []
+    began = time.perf_counter()
+    run.epoch(lambda: bool(asked.append(time.sleep(0.01))))
+    assert 0 < run.seconds < time.perf_counter() - began - 0.01 * len(asked)
+    now = iter(range(0, 10**6, 25))
+    monkeypatch.setattr("etude.skills.discovery.time.process_time", lambda: next(now))
+    run.seconds = 0.0
+    run.run()
+    assert run.done and 60 <= run.seconds < 100 and run.steps < run.config.steps
 
 
 def test_a_seed_fixes_the_initial_weights_and_another_changes_them() -> None:
