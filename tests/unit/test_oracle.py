@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from etude.agents.replay import Batch
+from etude.errors import UsageError
 from etude.skills.learners.base import Spec
 from etude.skills.learners.oracle import Oracle
 
@@ -54,6 +55,19 @@ def test_the_reward_has_its_scale_and_progress_has_none() -> None:
     one = batch(plain)
     torch.testing.assert_close(twelve.signal(one), 12 * plain.signal(one))
     assert twelve.update(one)["skill/progress"] == plain.update(one)["skill/progress"]
+
+
+def test_coordinates_that_are_to_stay_at_their_mean_cost_their_square() -> None:
+    plain = oracle("place")
+    steady = Oracle(
+        Spec(FIELDS, 4, 2), Oracle.Config(skill_obs=("place",), steady=("speed",), steadiness=0.5)
+    )
+    one = batch(plain)
+    cost = 0.5 * one.next_obs[:, 2:].square().sum(-1, keepdim=True)
+    torch.testing.assert_close(steady.signal(one), plain.signal(one) - cost)
+    assert steady.update(one)["skill/progress"] == plain.update(one)["skill/progress"]
+    with pytest.raises(UsageError, match='unknown observation field "height"'):
+        Oracle(Spec(FIELDS, 4, 2), Oracle.Config(steady=("height",)))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
