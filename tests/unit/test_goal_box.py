@@ -235,7 +235,7 @@ def test_the_box_covers_the_arena_and_its_goals_are_reached(
     seconds = time.process_time() - began  # of a processor, whoever else is using it
     c, w = box_of(run.learner)
     assert (np.abs(c) + REACH < w + 0.1 * 2 * REACH).all(), (c, w)  # 9 tenths of every side
-    assert (w < 1.3 * REACH).all(), (c, w)
+    assert (w < 1.35 * REACH).all(), (c, w)
     done = rollout_skills(run.snapshot(), run.config.env, episodes=100)
     wanted = c + w * done.skills.astype(float)
     ends = done.obs[:, 100, :2] / run.normaliser.std[:2].numpy()
