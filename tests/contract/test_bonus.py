@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from etude import checkpoint, cli
 from etude.agents.replay import Batch
 from etude.config import load, replace, to_dict
 from etude.errors import NotFiniteError, UsageError
+from etude.evaluate.metrics import RunningCoverage
 from etude.skills import learners
 from etude.skills.discovery import DiscoverConfig, Discovery, preset, read_config
 from etude.skills.export import export
@@ -216,3 +218,24 @@ def test_the_command_line_takes_a_bonus_with_its_own_preset(
     assert "bonus/distance" in (out / "metrics.csv").read_text()
     assert cli.main(["discover", "--resume", str(out), "--bonus", "rnd"]) == 2
     assert "--bonus cannot change a run that goes on" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bonus", ["apt", "rnd"])
+@pytest.mark.parametrize("seed", range(5))
+def test_training_sees_more_with_a_bonus(
+    seed: int, bonus: str, record_property: Callable[[str, object], None]
+) -> None:
+    """Two skills are soon told apart, and then DIAYN alone has no reason to look elsewhere."""
+    seen = {}
+    for name in ("", bonus):
+        settings: dict[str, Any] = {"seed": seed, "steps": 24_000, "method": {"dim": 2}}
+        settings |= {"bonus_weight": 1.0} if name else {}
+        run = Discovery(replace(preset("diayn", "point-open", bonus=name), settings))
+        counted = RunningCoverage(run.env_spec.cell)
+        while not run.done:
+            run.epoch()
+            counted.add(run.collected)
+        seen[name] = counted.total
+    assert seen[bonus] > 1.1 * seen[""], seen
+    record_property("count", 1)

@@ -248,6 +248,30 @@ def test_the_head_is_told_the_skill_that_is_paid(monkeypatch: pytest.MonkeyPatch
     assert not torch.isin(batch.skill[..., 0], stored[:, 0]).any()
 
 
+@pytest.mark.parametrize("bonus", ["apt", "disagreement", "rnd"])
+def test_every_tensor_of_an_update_is_where_the_batch_is(
+    bonus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of bonus and representation, on torch's `meta` device, which refuses to mix with the CPU."""
+    for optimiser in (torch.optim.Adam, torch.optim.AdamW):
+        monkeypatch.setattr(optimiser, "step", lambda _: None)
+    monkeypatch.setattr(torch.__future__, "_swap_module_params_on_conversion", True)
+    run = Discovery(replace(preset("csf", "point-open", bonus=bonus), {**SMALL, **ON}))
+    run.collect()
+    assert run.bonus is not None and run.representation is not None
+    for module in (run.learner, run.bonus, run.representation):
+        module.to("meta")
+    drawn = run.representation.draw(run.replay)
+    drawn = drawn.replace(**{k: v.to("meta") for k, v in vars(drawn).items()})
+    steps = transitions(drawn)
+    metrics = run.bonus.update(steps)
+    signal, weights, rewards = run._paid(steps)
+    metrics |= rewards | run.representation.update(drawn, signal)
+    seen = run.representation.seen(steps)
+    found = {v.device.type for v in (signal, weights, seen.obs, seen.next_obs, *metrics.values())}
+    assert found == {"meta"}
+
+
 def test_off_there_is_nothing_of_it() -> None:
     run = Discovery(small("metra", representation="none"))
     run.run()
