@@ -72,13 +72,14 @@ SUITE = {
     "half-cheetah-goal": Entry(
         "half-cheetah-metra",
         ComposeConfig(algo="sac", k=25, env_steps=120_000),
+        _oracle("half-cheetah"),
         by_distance=True,
     ),
     "ant-multi-goal": Entry("ant-metra", ComposeConfig(algo="sac", k=25, env_steps=120_000)),
     "half-cheetah-hurdle-psd": Entry(
         "half-cheetah-metra",
         ComposeConfig(k=10, env_steps=150_000),
-        {"diayn": "half-cheetah-diayn"},
+        {**_oracle("half-cheetah"), "diayn": "half-cheetah-diayn"},
     ),
     "ant-waypoints": Entry("ant-metra", ComposeConfig(algo="sac", k=10, env_steps=120_000)),
     "half-cheetah-run": Entry("half-cheetah-metra", ComposeConfig(algo="sac", env_steps=60_000)),
