@@ -3,20 +3,24 @@
 A task is a finite automaton over events: propositions that become true, such as "at the mail room".
 `sequence` (these in order, never those) and `regex` make one. It is planned in advance over what
 each skill is known to bring about: an `Effect` is the word of events that a skill causes, its cost
-in steps and, if that matters, the last event before it. Value iteration on pairs (state of the
-automaton, last event) finds the cheapest way to acceptance,
+in steps, how likely it is and, if that matters, the latest events before it. Value iteration on
+pairs (state q of the automaton, latest events h) finds the best way to acceptance,
 
-    V(q, l) = min over effects that begin in l of  steps + V(delta(q, events), last of events),
+    V(q, h) = min_z  - T log  sum over effects of z that begin after h of
+                              share exp(-(steps + V(delta(q, events), h with the events)) / T),
 
-so a skill that would pass through what is forbidden is left out where it would spoil the task, and
-only there. After Skill Machines (Nangue Tasse et al. 2024, "Skill Machines: Temporal Logic Skill
+which is the fewest steps where every effect is sure, and else the likeliest to be done within
+about T steps, the length of an episode. A skill that would pass through what is forbidden is left
+out where it would spoil the task, and only there. `effects.measure` finds out what skills bring
+about. After Skill Machines (Nangue Tasse et al. 2024, "Skill Machines: Temporal Logic Skill
 Composition in Reinforcement Learning", arXiv:2205.12532).
 
 Deviations: skills come from a library with measured effects, where the paper learns a value
 function for each goal of each primitive and composes them by minimum and maximum; tasks are regular
 expressions and not linear temporal logic; costs are counted, which the paper's planner ignores.
 
-Shapes: N environments, O observation, Z skill, Q states of an automaton, L letters.
+Shapes: N environments, O observation, Z skill, Q states of an automaton, L letters, H histories (of
+the latest events), W ways (skills after certain events).
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ import numpy as np
 
 from etude.envs.spec import EnvSpec
 from etude.errors import UsageError, unknown
+from etude.skills.controllers.goal_direction import Heading
 from etude.skills.library import SkillLibrary
 from etude.skills.predicates import predicate
 
@@ -37,6 +42,12 @@ EFFECTS = "effects"  # key of a library's row
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 FIRST = 0xE000  # letters for automata-lib: code points that mean nothing else
 START = ""  # the last event before the first
+NOWHERE = -1  # the number of a history that no known effect leads to
+History = tuple[str, ...]
+"""The latest events, `START` before the first."""
+Way = np.ndarray | Heading
+"""A skill z (Z,) that is held, or a place that is headed for."""
+ROUNDS = 1000  # of value iteration at most; without loops it needs as many as a plan has skills
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,14 +143,18 @@ class TaskAutomaton:
 class Effect:
     """What a skill is known to bring about."""
 
-    skill: np.ndarray
-    """z, (Z,)"""
+    skill: Way
     events: tuple[str, ...]
     """what becomes true, in this order"""
     steps: float = 1.0
     """what it costs, environment steps"""
     begins: str | None = None
-    """last event before it, "" at the start of an episode; None: wherever it begins"""
+    """the event before it, "" at the start of an episode, or the latest events, "a b" for first a,
+    then b; None: wherever it begins"""
+    share: float = 1.0
+    """how often that is so; several effects of a skill that begin alike are its possible ones"""
+    within: float = np.inf
+    """after so many steps it has not come about, and another skill is tried"""
 
     @classmethod
     def of(cls, library: SkillLibrary) -> list[Effect]:
@@ -151,11 +166,11 @@ class Effect:
         found = []
         for row in library.skills:
             for data in row.get(EFFECTS, ()):
-                keys = {"events", "steps", "begins"}
+                keys = {"events", "steps", "begins", "share", "within"}
                 if not isinstance(data, dict) or not {"events"} <= data.keys() <= keys:
                     raise UsageError(
-                        f"effect {data!r:.80} of skill {row['id']}: give events, and steps and "
-                        "begins if they are known."
+                        f"effect {data!r:.80} of skill {row['id']}: give events, and steps, "
+                        "begins, share and within if they are known."
                     )
                 rest = {**data, "events": tuple(data["events"])}
                 found.append(cls(np.asarray(row["z"], np.float32), **rest))
@@ -196,43 +211,98 @@ class AutomatonController:
             if name not in labels:
                 raise unknown("event without a label", name, labels)
         widths = {field.name: field.dim for field in env_spec.fields}
-        self._labels = {name: predicate(data, widths) for name, data in labels.items()}
-        self.task, self.effects = task, [*effects]
-        self._lasts = (START, *self._labels)
-        self.values, self._plan = self._solve()
-        """steps to acceptance, (Q, last events); infinite where there is no way"""
+        self.labels = {name: predicate(data, widths) for name, data in labels.items()}
+        """The predicate of every event."""
+        self.task, self._patience = task, float(env_spec.max_steps)
+        self._ways = self._grouped(effects)
+        self._histories = self._reached()
+        self._limits = np.array([max(e.within for e in way) for way in self._ways])
+        self.values, self._costs = self._solve()
+        """steps to acceptance, (Q, H), more where that is unsure; infinite where there is no way"""
         if np.isinf(self.values[task.start, 0]):
             raise UsageError(
                 "no sequence of known effects does this task: add skills, or the effects of skills."
             )
 
+    def _grouped(self, effects: Sequence[Effect]) -> list[tuple[Effect, ...]]:
+        """What may come of each skill, begun after each event."""
+        ways: dict[tuple[Any, str | None], list[Effect]] = {}
+        for effect in effects:
+            skill = effect.skill
+            key = skill if isinstance(skill, Heading) else skill.tobytes()
+            ways.setdefault((key, effect.begins), []).append(effect)
+        for (_, begins), own in ways.items():
+            shares = [effect.share for effect in own]
+            if min(shares) <= 0 or sum(shares) > 1 + 1e-9:
+                raise UsageError(
+                    f"effects of one skill that begin after {begins!r} have the shares {shares}: "
+                    "give shares above 0 that add up to 1 at most."
+                )
+        return [tuple(own) for own in ways.values()]
+
+    def _reached(self) -> dict[History, int]:
+        """The histories that effects lead to, with their numbers; the start has 0."""
+        told = [way[0].begins for way in self._ways]
+        self._memory = max(
+            len(begins.split(" ")) for begins in [*told, START] if begins is not None
+        )
+        found: dict[History, int] = {(START,): 0}
+        todo = [*found]
+        while todo:
+            history = todo.pop()
+            for way in self._ways:
+                for effect in way if _follows(way[0].begins, history) else ():
+                    after = self._after(history, effect.events)
+                    if after not in found:
+                        found[after] = len(found)
+                        todo.append(after)
+        return found
+
+    def _after(self, history: History, events: Sequence[str]) -> History:
+        """A history with further events, of which only the latest are remembered."""
+        known = [name for name in events if name in self.labels]
+        return (*history, *known)[-self._memory :]
+
     def _solve(self) -> tuple[np.ndarray, np.ndarray]:
-        """Values and the effect to take next, (Q, last events), by value iteration."""
-        shape = len(self.task.table), len(self._lasts)
-        values = np.where(self.task.accepting[:, None], 0.0, np.full(shape, np.inf))
-        plan = np.full(shape, -1)
-        for _ in range(values.size):
+        """Values (Q, H), and those of taking each way next, (W, Q, H)."""
+        shape = len(self.task.table), len(self._histories)
+        values = np.full(shape, np.inf)
+        values[self.task.accepting] = 0
+        costs = np.full((len(self._ways), *shape), np.inf)
+        states = [np.array([self._states(e) for e in way]) for way in self._ways]  # (effects, Q)
+        possible = [
+            (i, way, h, [self._histories[self._after(history, e.events)] for e in way])
+            for i, way in enumerate(self._ways)
+            for history, h in self._histories.items()
+            if _follows(way[0].begins, history)
+        ]
+        for _ in range(ROUNDS):
             before = values.copy()
-            for i, effect in enumerate(self.effects):
-                events = [name for name in effect.events if name in self._labels]
-                for q, last in np.ndindex(shape):
-                    if self.task.accepting[q] or effect.begins not in (None, self._lasts[last]):
-                        continue
-                    after = self._lasts.index(events[-1]) if events else last
-                    cost = effect.steps + before[self.task.read(q, events), after]
-                    if cost < values[q, last]:
-                        values[q, last], plan[q, last] = cost, i
-            if np.array_equal(before, values):
+            for i, way, h, after in possible:
+                costs[i, :, h] = self._cost(way, before[states[i], np.array(after)[:, None]])
+            costs[:, self.task.accepting] = np.inf  # nothing is left to do
+            values = np.where(self.task.accepting[:, None], 0, costs.min(0))
+            if np.allclose(before, values, rtol=0, atol=1e-9):
                 break
-        return values, plan
+        return values, costs
+
+    def _states(self, effect: Effect) -> list[int]:
+        return [self.task.read(q, effect.events) for q in range(len(self.task.table))]
+
+    def _cost(self, way: Sequence[Effect], values: np.ndarray) -> np.ndarray:
+        """Values (Q,) of a way whose effects are followed by `values`, (effects, Q)."""
+        share, steps = (np.array([[getattr(e, key)] for e in way]) for key in ("share", "steps"))
+        logs = np.log(share) - (steps + values) / self._patience
+        return np.asarray(-self._patience * np.logaddexp.reduce(logs, axis=0))
 
     def reset(self, obs: np.ndarray) -> None:
         """The task begins; what is true already is no event."""
         self.state = np.full(len(obs), self.task.start)
         """of the automaton, (N,)"""
-        self._last = np.zeros(len(obs), np.int64)
-        self._true = {name: label(obs) for name, label in self._labels.items()}
-        self._skills = np.zeros((len(obs), len(self.effects[0].skill)), np.float32)
+        self._history: list[History] = [(START,)] * len(obs)
+        self._true = {name: label(obs) for name, label in self.labels.items()}
+        self._way, self._since = np.zeros((2, len(obs)), np.int64)
+        self._failed = np.zeros((len(self._ways), len(obs)), bool)  # since the last event
 
     @property
     def done(self) -> np.ndarray:
@@ -244,15 +314,68 @@ class AutomatonController:
         """Where it cannot be done any more, (N,)."""
         return np.asarray(self.task.dead[self.state])
 
+    @property
+    def begins(self) -> list[str]:
+        """The latest events of each environment, as effects name them."""
+        return [" ".join(history) for history in self._history]
+
+    def ends(self, obs: np.ndarray) -> np.ndarray:
+        """Where the task would be done if the episode's last observations were these, (N,)."""
+        state = self.state.copy()
+        for name, new in self._events(obs).items():
+            for i in np.flatnonzero(new & ~self.task.accepting[state]).tolist():
+                state[i] = self.task.read(int(state[i]), [name])
+        return np.asarray(self.task.accepting[state])
+
+    def _events(self, obs: np.ndarray) -> dict[str, np.ndarray]:
+        """Where each label has become true, (N,)."""
+        return {name: label(obs) & ~self._true[name] for name, label in self.labels.items()}
+
     def act(self, obs: np.ndarray) -> np.ndarray:
-        """The skills (N, Z) of the plan; what is done or lost keeps its latest one."""
-        for name, label in self._labels.items():
-            now = label(obs)
-            for i in np.flatnonzero(now & ~self._true[name] & ~self.done).tolist():
+        """The skills (N, Z) of the plan; what is done or lost keeps its latest one.
+
+        A way whose effects have not come about in time is given up for the next best, until there
+        is an event or none is left.
+        """
+        for name, new in self._events(obs).items():
+            for i in np.flatnonzero(new & ~self.done).tolist():
                 self.state[i] = self.task.read(int(self.state[i]), [name])
-                self._last[i] = self._lasts.index(name)
-            self._true[name] = now
-        for i, choice in enumerate(self._plan[self.state, self._last].tolist()):
-            if choice >= 0:
-                self._skills[i] = self.effects[choice].skill
-        return self._skills.copy()
+                self._history[i] = self._after(self._history[i], [name])
+                self._since[i], self._failed[:, i] = 0, False
+            self._true[name] = self.labels[name](obs)
+        late = self._since > self._limits[self._way]
+        self._failed[self._way[late], np.flatnonzero(late)] = True
+        known = self._next()
+        self._failed &= ~(self._failed | np.isinf(known)).all(0)
+        costs = np.where(self._failed, np.inf, known)
+        best = np.where(np.isinf(costs.min(0)), self._way, costs.argmin(0))
+        self._since = np.where(best == self._way, self._since, 0) + 1
+        self._way = best
+        return self._skills(obs)
+
+    def _next(self) -> np.ndarray:
+        """Values of taking each way now, (W, N)."""
+        here = np.array([self._histories.get(history, NOWHERE) for history in self._history])
+        found = self._costs[:, self.state, here]
+        return np.where(here == NOWHERE, np.inf, found)
+
+    def _skills(self, obs: np.ndarray) -> np.ndarray:
+        """The skills (N, Z) of the ways that are being taken."""
+        taken = np.unique(self._way).tolist()
+        rows = [np.flatnonzero(self._way == i) for i in taken]
+        skills = [self._ways[i][0].skill for i in taken]
+        parts = [skills_of(skill, obs[own]) for skill, own in zip(skills, rows, strict=True)]
+        return np.concatenate(parts)[np.argsort(np.concatenate(rows))]
+
+
+def _follows(begins: str | None, history: History) -> bool:
+    """Whether what begins so may begin after a history."""
+    if begins is None:
+        return True
+    words = tuple(begins.split(" "))
+    return history[-len(words) :] == words
+
+
+def skills_of(way: Way, obs: np.ndarray) -> np.ndarray:
+    """The skills (n, Z) of a way at observations (n, O)."""
+    return way(obs) if isinstance(way, Heading) else np.tile(way, (len(obs), 1)).astype(np.float32)

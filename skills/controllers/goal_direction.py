@@ -9,6 +9,8 @@ task's and not that of a posture.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from etude.envs.spec import EnvSpec
@@ -28,7 +30,34 @@ class GoalDirectionController:
 
     def act(self, obs: np.ndarray) -> np.ndarray:
         """The skills (N, Z) that lead towards each environment's goal."""
-        here = obs[:, : self._body]
-        there = here.copy()
-        there[:, self._place] = obs[:, self._goal]
-        return self._library.goal_skill(here, there)
+        return _towards(self._library, obs[:, : self._body], self._place, obs[:, self._goal])
+
+
+class Heading:
+    """Leads to one place, whatever the task's goal: at every step by another skill."""
+
+    def __init__(self, library: SkillLibrary, env_spec: EnvSpec, place: Sequence[float]) -> None:
+        """Describe it.
+
+        Args:
+            library: has features that answer goals; see `SkillLibrary.goal_skill`.
+            env_spec: the environment, whose observations begin with the body's.
+            place: in descriptor coordinates.
+        """
+        at = env_spec.slices()
+        self.place = np.asarray(place, np.float32)
+        self._columns = [at[name].start for name in env_spec.descriptor]
+        self._library, self._body = library, env_spec.body_dim
+
+    def __call__(self, obs: np.ndarray) -> np.ndarray:
+        """The skills (N, Z) that lead there from raw observations (N, O)."""
+        return _towards(self._library, obs[:, : self._body], self._columns, self.place)
+
+
+def _towards(
+    library: SkillLibrary, here: np.ndarray, columns: Sequence[int], place: np.ndarray
+) -> np.ndarray:
+    """Skills (N, Z) from body observations (N, O) to the same ones with `place` in `columns`."""
+    there = here.copy()
+    there[:, columns] = place
+    return library.goal_skill(here, there)
