@@ -17,7 +17,7 @@ import numpy as np
 from etude.envs import registry
 from etude.envs.engine import BatchedEnv
 from etude.envs.spec import EnvSpec
-from etude.errors import LibraryError, Stopped, UsageError
+from etude.errors import LibraryError, Stopped, UsageError, unknown
 from etude.skills.acting import Acting, Planner
 from etude.skills.controllers.base import Controller
 from etude.skills.durations import Timed
@@ -92,6 +92,20 @@ def check_body(skills: Skills, spec: EnvSpec) -> None:
             f'the skills of {skills.name} move the body "{skills.env["body"]}", and "{spec.id}" '
             f'has the body "{spec.body}": choose an environment with the same body.'
         )
+
+
+def library_for(task: str, name: str) -> SkillLibrary:
+    """The library of that name, folder or run folder, whose skills are to be used on a task.
+
+    Raises:
+        LibraryError: it is broken, or its skills belong to another body.
+        UsageError: no such task, or no such library.
+    """
+    if task not in registry.tasks():
+        raise unknown("task", task, registry.tasks())
+    library = SkillLibrary.load(name)
+    check_body(library, registry.spec(task))
+    return library
 
 
 def rollout_skills(

@@ -33,7 +33,7 @@ from etude.skills.library import GOAL, PHI, SkillLibrary
 from etude.skills.predicates import Predicate, predicate
 from etude.skills.vec_env import LibraryLevel
 
-HELD, PLACES, TRIES, STEPS, MEMORY = 16, 36, 16, 50, 2
+HELD, PLACES, TRIES, STEPS, MEMORY = 24, 64, 32, 50, 2
 SEED = 30_000
 """Seeds from here on start the tries; neither training nor evaluation uses them."""
 

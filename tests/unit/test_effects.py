@@ -1,4 +1,4 @@
-"""Effects that are measured: on the open arena with skills that walk, where they can be computed."""
+"""Effects that are measured: in the open arena, where they can be computed for skills that walk."""
 
 from __future__ import annotations
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,10 +25,12 @@ from etude.errors import LibraryError, Stopped, UsageError, unknown
 from etude.evaluate import canvas, compare, plots
 from etude.evaluate.arms import ARMS, COMMON
 from etude.evaluate.report import JSON, MARKDOWN
-from etude.evaluate.rollouts import check_body, rollout_task
+from etude.evaluate.rollouts import library_for, rollout_task
 from etude.evaluate.trials.report import report_comparison
+from etude.evaluate.trials.untrained import CONTROLLERS, Given, judge
 from etude.logger import Logger
 from etude.skills.compose import FOLDER, ComposeConfig, Trained, compose, load_trained
+from etude.skills.dynamics import DYNAMICS
 from etude.skills.library import SkillLibrary, zoo_names
 
 
@@ -40,6 +44,19 @@ class Comparing(Config):
     """arms beside the controller: none, all, or names (see above)"""
     seeds: Annotated[int, Range(1, 100)] = 1
     """seeds of every arm: SEED, SEED + 1, …"""
+
+
+@dataclass(frozen=True)
+class Untrained(Config):
+    """A controller that needs no training, in place of one that learns."""
+
+    controller: str = ""
+    """its name (see above); "": one that learns"""
+    logic: str = ""
+    """automaton: a regular expression over the task's events, such as "a b (c|d)" (default: the
+    task's own)"""
+    program: Path | None = None
+    """programmatic: file of rules (default: the rows of the library)"""
 
 
 @dataclass(frozen=True)
@@ -60,6 +77,7 @@ class Arguments:
 
     config: Annotated[ComposeConfig, tyro.conf.arg(name="")] = field(default_factory=ComposeConfig)
     comparing: Annotated[Comparing, tyro.conf.arg(name="")] = field(default_factory=Comparing)
+    untrained: Annotated[Untrained, tyro.conf.arg(name="")] = field(default_factory=Untrained)
     running: Annotated[Running, tyro.conf.arg(name="")] = field(default_factory=Running)
 
 
@@ -137,15 +155,22 @@ def main(argv: Sequence[str]) -> int:
             "`compose half-cheetah-metra --task half-cheetah-goal`; --help lists the options."
         )
     args = tyro.cli(Arguments, args=rest, prog="compose LIBRARY --task TASK")
-    if known.task not in registry.tasks():
-        raise unknown("task", known.task, registry.tasks())
-    library = SkillLibrary.load(named)
-    check_body(library, registry.spec(known.task))
+    library = library_for(known.task, named)
     seeds = [args.config.seed + i for i in range(args.comparing.seeds)]
     made = runs.provenance(["compose", *argv])
-    names = arms(args.comparing.baselines)
+    names = arms(args.comparing.baselines, library)
     job = Job(library, known.task, args.config, names, seeds, made)
-    folder = runs.new_folder(args.comparing.out or Path("runs") / f"{job.task}-{library.name}")
+    kind = args.untrained.controller
+    if kind and kind not in CONTROLLERS:
+        raise unknown("controller without training", kind, CONTROLLERS)
+    if kind and names[1:]:
+        raise UsageError(
+            "--controller does without training, --baselines do not: give one of them."
+        )
+    name = f"{job.task}-{library.name}" + (f"-{kind}" if kind else "")
+    folder = runs.new_folder(args.comparing.out or Path("runs") / name)
+    if kind:
+        return _without_training(job, args.untrained, folder)
     with runs.lock(folder):
         job.write(folder)
         return carry_out(job, folder, args.running)
@@ -177,12 +202,12 @@ def carry_out(job: Job, folder: Path, running: Running, goes_on: bool = False) -
         return 128 + stop.requested
 
 
-def arms(chosen: str | tuple[str, ...]) -> list[str]:
-    """Names of the arms of a comparison, the controller's first."""
+def arms(chosen: str | tuple[str, ...], library: SkillLibrary) -> list[str]:
+    """Names of the arms of a comparison, the controller's first; "all": that the library allows."""
     if chosen == "none":
         return ["hierarchical"]
     if chosen == "all":
-        return list(COMMON)
+        return [name for name in COMMON if name != "planner" or DYNAMICS in library.encoders]
     names = (chosen,) if isinstance(chosen, str) else chosen
     for name in names:
         if name not in COMMON:
@@ -281,9 +306,34 @@ def _many(job: Job, folder: Path, running: Running, stop: runs.Stop) -> int:
     return 0
 
 
+def _without_training(job: Job, untrained: Untrained, folder: Path) -> int:
+    """Judge a controller that needs no training, with each seed; write and print the rows."""
+    given = Given(untrained.logic, untrained.program)
+    specs = compare.plan(
+        job.library, job.task, job.config, arms=["hierarchical"], seeds=tuple(job.seeds)
+    )
+    rows = [judge(replace(spec, arm=untrained.controller), given) for spec in specs]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    checkpoint.write_text(folder / "trials.csv", text.getvalue())
+    runs.write_json(folder / JSON, {"trials": rows, "provenance": job.provenance})
+    for row in rows:
+        rate = row["success_rate"]
+        print(
+            f"{job.task}, {untrained.controller}, seed {row['seed']}: "
+            f"{'' if rate is None else f'success {rate:.0%}, '}return {row['return_mean']:.3g}, "
+            f"{row['env_steps']:,} steps to make it ready"
+        )
+    print(f"report       {folder / JSON}")
+    return 0
+
+
 def _names() -> str:
     """What can be composed with what; shown above the options."""
     lines = ["usage: compose LIBRARY --task TASK [--algo ppo|sac|dqn] [--baselines all] [options]"]
+    lines += ["       compose LIBRARY --task TASK --controller NAME [--logic PATTERN]"]
     lines += ["       compose --resume RUN [--save-minutes M] [--workers W]"]
     lines += ["", f"tasks      {', '.join(registry.tasks())}"]
     lines += [
@@ -292,4 +342,6 @@ def _names() -> str:
         "baselines",
     ]
     lines += [f"  {name:<14} {ARMS[name].about}" for name in COMMON]
+    lines += ["", "controllers without training (--controller)"]
+    lines += [f"  {name:<18} {found.about}" for name, found in CONTROLLERS.items()]
     return "\n".join([*lines, ""])

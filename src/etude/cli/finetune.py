@@ -19,9 +19,9 @@ from etude.cli import runs
 from etude.cli.progress import Progress, say
 from etude.config import Config, Range, from_dict, to_dict
 from etude.envs import registry
-from etude.errors import LibraryError, Stopped, UsageError, unknown
+from etude.errors import LibraryError, Stopped, UsageError
 from etude.evaluate.report import JSON
-from etude.evaluate.rollouts import TaskRollouts, check_body, rollout_task
+from etude.evaluate.rollouts import TaskRollouts, library_for, rollout_task
 from etude.logger import Logger
 from etude.skills.compose import FOLDER, Trained, load_trained
 from etude.skills.finetune import LIBRARY, FinetuneConfig, Finetuned, finetune, settle
@@ -119,10 +119,7 @@ def main(argv: Sequence[str]) -> int:
             "`finetune ant-metra --task ant-multi-goal`; --help lists the options."
         )
     args = tyro.cli(Arguments, args=rest, prog="finetune LIBRARY --task TASK")
-    if known.task not in registry.tasks():
-        raise unknown("task", known.task, registry.tasks())
-    parent = SkillLibrary.load(named)
-    check_body(parent, registry.spec(known.task))
+    parent = library_for(known.task, named)
     config = settle(args.config, parent, known.controller)
     made = runs.provenance(["finetune", *argv])
     job = Job(parent, known.task, config, known.controller, args.name, made)
