@@ -64,6 +64,8 @@ class Lpe(Learner):
         """learning rate of the model"""
         policy_lr: Annotated[float, Range(0, 1, open_low=True)] = 1e-3
         """learning rate of the plans"""
+        value_lr: Annotated[float, Range(0, 1, open_low=True)] = 3e-4
+        """learning rate of E(s0): small, for it is to average over updates"""
         model_first: Annotated[int, Range(0)] = 2000
         """updates of the model alone, before the plans move"""
         spread: Annotated[float, Range(0, open_low=True)] = 5.0
@@ -85,8 +87,9 @@ class Lpe(Learner):
         self.eta = mlp((read, *hidden, config.codes), layer_norm=True)
         self.omega = mlp((obs + plan, *hidden, config.codes), layer_norm=True)
         self.value = mlp((self.seen, *hidden, 1))
-        weights = [p for k, p in self.named_parameters() if not k.startswith("pi.")]
-        self.model_optimiser = torch.optim.Adam(weights, config.lr, fused=True)
+        model = [p for net in (self.xi, self.eta, self.omega) for p in net.parameters()]
+        value = {"params": [*self.value.parameters()], "lr": config.value_lr}
+        self.model_optimiser = torch.optim.Adam([{"params": model}, value], config.lr, fused=True)
         self.policy_optimiser = torch.optim.Adam(self.pi.parameters(), config.policy_lr, fused=True)
         self.generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
@@ -117,11 +120,8 @@ class Lpe(Learner):
             descend(self.policy_optimiser, -bound.mean())
         descend(self.model_optimiser, divergence - diversity + regression + value)
         self.updates += 1
-        return {
-            "skill/bound": bound.detach().mean(),
-            "skill/divergence": divergence.detach(),
-            "skill/diversity": diversity.detach(),
-        }
+        found = {"bound": bound, "divergence": divergence, "diversity": diversity}
+        return {f"skill/{name}": nats.detach().mean() for name, nats in found.items()}
 
     def bound(self, starts: Tensor) -> Tensor:
         """J (G,) in nats at normalised starts (G, O), from M skills each, through the model."""

@@ -117,10 +117,17 @@ def test_plans_wait_for_the_model() -> None:
 
 def test_plans_do_not_move_the_model() -> None:
     """A step of the plans alone: the bound's gradient stays in pi."""
-    learner = build(lr=1e-30)
+    learner = build(lr=1e-30, value_lr=1e-30)
     before = {k: v.clone() for k, v in learner.state_dict().items()}
     learner.update(jumps(learner))
     assert moved(before, learner) == {"pi"}
+
+
+def test_the_value_has_a_rate_of_its_own() -> None:
+    learner = build(lr=1e-30, policy_lr=1e-30)
+    before = {k: v.clone() for k, v in learner.state_dict().items()}
+    learner.update(jumps(learner))
+    assert moved(before, learner) == {"value"}
 
 
 def test_a_plan_holds_each_action_and_at_first_anything_is_tried() -> None:
@@ -188,7 +195,7 @@ def test_the_skill_for_a_goal_is_the_one_whose_code_it_shows(reads_start: bool) 
 
 
 def test_state_empowerment_is_learned_and_is_the_signal() -> None:
-    learner = build(lr=1e-2, policy_lr=1e-30, noise=0.0, spread=1.0)
+    learner = build(lr=1e-2, value_lr=1e-2, policy_lr=1e-30, noise=0.0, spread=1.0)
     batch = jumps(learner, 4)
     assert abs(learner.signal(batch)[0].item()) < 1  # type: ignore[arg-type]
     for _ in range(300):
