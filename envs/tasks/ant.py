@@ -17,7 +17,7 @@ from etude.envs.body import Mark, Task, View
 from etude.envs.changes import Change, walls
 from etude.envs.maps import ANT_MAZE_LARGE, ANT_MAZE_U
 from etude.envs.spec import Field
-from etude.envs.tasks.base import GROUND, Outcome, arrival, extend
+from etude.envs.tasks.base import GROUND, FixedGoal, Outcome, arrival, extend
 
 SQUARE = ((2.0, 2.0), (2.0, -2.0), (-2.0, -2.0), (-2.0, 2.0), (2.0, 2.0))
 """The corners in order, m."""
@@ -158,7 +158,7 @@ class AntWaypoints(Task):
         return corner
 
 
-class AntMaze(Task):
+class AntMaze(FixedGoal):
     """Walk from the map's start to its goal, far away: reward 1 on arrival, which ends the episode.
 
     The maps are those of the point mazes with cells of 4 m. Field: goal (x, y), always the same.
@@ -168,7 +168,6 @@ class AntMaze(Task):
     """Arrival: no further than this from the goal's centre, m."""
     height = 2.0
     """Height of the walls, m: skills at this gear can jump on those of one metre."""
-    state_dim = 0
 
     def __init__(self, name: str) -> None:
         maze, limit = MAZES[name]
@@ -192,10 +191,6 @@ class AntMaze(Task):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Move the body to the map's start."""
         return np.concatenate([self._start + qpos[:2], qpos[2:]]), qvel, np.zeros(0)
-
-    def observe(self, state: np.ndarray, view: View) -> np.ndarray:
-        """The goal's centre, (n, 2)."""
-        return np.broadcast_to(self._goal, (len(state), 2))
 
     def step(self, state: np.ndarray, view: View, rngs: Sequence[np.random.Generator]) -> Outcome:
         """Reward 1 and the end on arrival."""

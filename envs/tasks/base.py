@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from etude.envs.body import Body
+from etude.envs.body import Body, Task, View
 from etude.envs.spec import EnvSpec, Field
 
 Outcome = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -49,3 +49,23 @@ def extend(
 def arrival(there: np.ndarray) -> Outcome:
     """Reward 1, the end of the episode and success where a goal (n,) is reached."""
     return there.astype(float), there, there.copy()
+
+
+class FixedGoal(Task):
+    """A task whose goal is always the same place: it is shown, and nothing is drawn.
+
+    Field: goal, the place that `_goal` (D,) names.
+    """
+
+    state_dim = 0
+    _goal: np.ndarray
+
+    def reset(
+        self, rng: np.random.Generator, qpos: np.ndarray, qvel: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The body begins as it does."""
+        return qpos, qvel, np.zeros(0)
+
+    def observe(self, state: np.ndarray, view: View) -> np.ndarray:
+        """The goal's place, (n, D)."""
+        return np.broadcast_to(self._goal, (len(state), len(self._goal)))

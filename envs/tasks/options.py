@@ -15,20 +15,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from etude.envs.bodies.tables import LENGTH, four_rooms, line
-from etude.envs.body import Task, View
+from etude.envs.body import View
 from etude.envs.maps import FOUR_ROOMS
 from etude.envs.spec import Field
-from etude.envs.tasks.base import Outcome, arrival, extend
+from etude.envs.tasks.base import FixedGoal, Outcome, arrival, extend
 from etude.errors import UsageError
 
 
-class CellGoal(Task):
+class CellGoal(FixedGoal):
     """Come to a cell: reward 1 on arrival, which ends the episode.
 
     Field: goal (x, y), always the same.
     """
-
-    state_dim = 0
 
     def __init__(self, name: str) -> None:
         """Describe "line-option" or "four-rooms-option"."""
@@ -36,20 +34,10 @@ class CellGoal(Task):
         self.body = line() if on_line else four_rooms()
         places = self.body.table.places
         self.goal = LENGTH - 1 if on_line else FOUR_ROOMS.free_cells().index(FOUR_ROOMS.goal_cell)
-        self._place = places[self.goal]
-        constants = {"goal": self._place.tolist(), "goal_reach": float(np.abs(places).max())}
+        self._goal = places[self.goal]
+        constants = {"goal": self._goal.tolist(), "goal_reach": float(np.abs(places).max())}
         limit = self.body.spec.max_steps
         self.spec = extend(self.body, name, [Field("goal", 2)], constants, limit)
-
-    def reset(
-        self, rng: np.random.Generator, qpos: np.ndarray, qvel: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The world begins as it does."""
-        return qpos, qvel, np.zeros(0)
-
-    def observe(self, state: np.ndarray, view: View) -> np.ndarray:
-        """The goal's place, (n, 2)."""
-        return np.broadcast_to(self._place, (len(state), 2))
 
     def step(self, state: np.ndarray, view: View, rngs: Sequence[np.random.Generator]) -> Outcome:
         """Reward 1 and the end on arrival."""

@@ -14,12 +14,12 @@ from etude.envs.bodies.box import PointBox
 from etude.envs.bodies.points import Point, PointMazeLarge, PointMazeU, PointOpen
 from etude.envs.body import Mark, Task, View
 from etude.envs.spec import Field
-from etude.envs.tasks.base import GROUND, Outcome, arrival, extend
+from etude.envs.tasks.base import GROUND, FixedGoal, Outcome, arrival, extend
 
 _MAZES = {"point-maze-u": PointMazeU, "point-maze-large": PointMazeLarge}
 
 
-class PointMazeGoal(Task):
+class PointMazeGoal(FixedGoal):
     """Walk from the map's start to its goal, far away: reward 1 on arrival, which ends the episode.
 
     Field: goal (x, y), always the same.
@@ -27,7 +27,6 @@ class PointMazeGoal(Task):
 
     half_width = 0.25
     """Arrival: no further than this from the goal's centre in x and in y, m."""
-    state_dim = 0
 
     def __init__(self, body_id: str) -> None:
         self.body: Point = _MAZES[body_id]()
@@ -36,16 +35,6 @@ class PointMazeGoal(Task):
         name = f"{body_id}-goal"
         limit = self.body.spec.max_steps
         self.spec = extend(self.body, name, [Field("goal", 2)], constants, limit)
-
-    def reset(
-        self, rng: np.random.Generator, qpos: np.ndarray, qvel: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The body already stands at the map's start."""
-        return qpos, qvel, np.zeros(0)
-
-    def observe(self, state: np.ndarray, view: View) -> np.ndarray:
-        """The goal's centre, (n, 2)."""
-        return np.broadcast_to(self._goal, (len(state), 2))
 
     def step(self, state: np.ndarray, view: View, rngs: Sequence[np.random.Generator]) -> Outcome:
         """Reward 1 and the end on arrival."""
