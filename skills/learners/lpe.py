@@ -21,7 +21,7 @@ option, an eta that also reads s0, which leaves the bound as it is for every s0.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -88,7 +88,7 @@ class Lpe(Learner):
         self.omega = mlp((obs + plan, *hidden, config.codes), layer_norm=True)
         self.value = mlp((self.seen, *hidden, 1))
         model = [p for net in (self.xi, self.eta, self.omega) for p in net.parameters()]
-        value = {"params": [*self.value.parameters()], "lr": config.value_lr}
+        value: dict[str, Any] = {"params": [*self.value.parameters()], "lr": config.value_lr}
         self.model_optimiser = torch.optim.Adam([{"params": model}, value], config.lr, fused=True)
         self.policy_optimiser = torch.optim.Adam(self.pi.parameters(), config.policy_lr, fused=True)
         self.generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
