@@ -21,6 +21,7 @@ from etude.evaluate.arms import ARMS, Found, TrialSpec
 from etude.evaluate.rollouts import rollout_task
 from etude.skills.acting import Acting
 from etude.skills.controllers.automaton import TaskAutomaton
+from etude.skills.controllers.effects import Measuring
 from etude.skills.controllers.practice import practise
 from etude.skills.controllers.programmatic import ProgrammaticController
 from etude.skills.controllers.random import RandomController
@@ -100,8 +101,8 @@ def _automaton(spec: TrialSpec, library: SkillLibrary, given: Given) -> Found:
         task = TaskAutomaton.regex(given.logic, tuple(labels))
     else:
         task = TaskAutomaton.sequence(constants["sequence"], constants["never"])
-    seed = SEED + 1000 * spec.config.seed
-    made = practise(library, spec.task, task, labels, seed=seed)
+    how = Measuring(seed=SEED + 1000 * spec.config.seed)
+    made = practise(library, spec.task, task, labels, how=how)
     level = _level(spec, library)
     return Found(level, made.controller, 1, "automaton", made.env_steps)
 

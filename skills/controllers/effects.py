@@ -19,13 +19,13 @@ import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from etude.config import Config, Range
 from etude.envs import registry
 from etude.envs.engine import BatchedEnv
-from etude.errors import UsageError
 from etude.skills.acting import Acting
 from etude.skills.controllers.automaton import START, Effect, History, Way, skills_of
 from etude.skills.controllers.goal_direction import Heading
@@ -33,9 +33,27 @@ from etude.skills.library import GOAL, PHI, SkillLibrary
 from etude.skills.predicates import Predicate, predicate
 from etude.skills.vec_env import LibraryLevel
 
-HELD, PLACES, TRIES, STEPS, MEMORY = 24, 64, 32, 50, 2
 SEED = 30_000
 """Seeds from here on start the tries; neither training nor evaluation uses them."""
+
+
+@dataclass(frozen=True)
+class Measuring(Config):
+    """How effects are measured."""
+
+    held: Annotated[int, Range(1)] = 24
+    """skills that are held, spread evenly over their space"""
+    places: Annotated[int, Range(0)] = 64
+    """at least so many places to head for, on a grid over those that held skills lead to; none
+    where the library has no features that answer goals"""
+    tries: Annotated[int, Range(1)] = 32
+    """of each way after each event"""
+    steps: Annotated[int, Range(1)] = 50
+    """for which a way is tried at most"""
+    memory: Annotated[int, Range(1)] = 2
+    """how many of the latest events an effect may depend on"""
+    seed: Annotated[int, Range(0)] = SEED
+    """of the starts and of the draw of states"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,16 +69,7 @@ class Measured:
 
 
 def measure(
-    library: SkillLibrary,
-    task: str,
-    labels: Mapping[str, Any],
-    *,
-    held: int = HELD,
-    places: int = PLACES,
-    tries: int = TRIES,
-    steps: int = STEPS,
-    memory: int = MEMORY,
-    seed: int = SEED,
+    library: SkillLibrary, task: str, labels: Mapping[str, Any], how: Measuring | None = None
 ) -> Measured:
     """The effects of a library's skills: the next event after each, whatever was before it.
 
@@ -70,61 +79,51 @@ def measure(
         library: the skills.
         task: id of the environment; only its observations and ends of episodes are used.
         labels: for every event, the predicate (data) whose becoming true is the event.
-        held: skills that are held, spread evenly over their space.
-        places: at least so many places to head for, on a grid over those that held skills lead to;
-            none where the library has no features that answer goals.
-        tries: of each way after each event.
-        steps: for which a way is tried at most.
-        memory: how many of the latest events an effect may depend on.
-        seed: of the starts and of the draw of states.
+        how: settings; None: the defaults.
 
     Raises:
         LibraryError: the skills belong to another body.
-        UsageError: a number is below 1, or a label is no predicate.
+        UsageError: a label is no predicate.
     """
-    numbers = {"held": held, "tries": tries, "steps": steps, "memory": memory, "places": places + 1}
-    for name, value in numbers.items():
-        if value < 1:
-            raise UsageError(f"{name} = {value}: give 1 or more (places: 0 or more).")
-    spec = registry.spec(task)
+    how, spec = how or Measuring(), registry.spec(task)
     widths = {field.name: field.dim for field in spec.fields}
     known = {name: predicate(data, widths) for name, data in labels.items()}
-    skills: list[Way] = [*np.unique(library.space.even(held), axis=0)]
+    skills: list[Way] = [*np.unique(library.space.even(how.held), axis=0)]
     level, cost = LibraryLevel.for_spec(library, spec), 0
-    if places and {GOAL, PHI} & library.encoders.keys():
-        more, cost = _headings(level, task, skills, places, steps, seed)
+    if how.places and {GOAL, PHI} & library.encoders.keys():
+        more, cost = _headings(level, task, skills, how)
         skills += more
-    rng = np.random.default_rng(seed)
-    env = registry.make_vec(task, len(skills) * tries, max_steps=0)
-    env.reset(seed=seed)
-    todo: dict[History, np.ndarray] = {(START,): env.get_state()[:tries]}
+    rng = np.random.default_rng(how.seed)
+    env = registry.make_vec(task, len(skills) * how.tries, max_steps=0)
+    env.reset(seed=how.seed)
+    todo: dict[History, np.ndarray] = {(START,): env.get_state()[: how.tries]}
     met, found, states = {*todo}, list[Effect](), dict[str, np.ndarray]()
     while todo:
         history, begin = todo.popitem()
         tried = Tries(env, level, known, skills, " ".join(history))
         states[tried.begins] = begin
-        cost += tried.run(begin, steps)
+        cost += tried.run(begin, how.steps)
         found += tried.effects()
         for word, pool in tried.arrivals().items():
-            after = (*history, *word)[-memory:]
+            after = (*history, *word)[-how.memory :]
             if after not in met:
                 met.add(after)
-                todo[after] = pool[rng.integers(len(pool), size=tries)]
+                todo[after] = pool[rng.integers(len(pool), size=how.tries)]
     env.close()
     return Measured(found, cost, skills, states)
 
 
 def _headings(
-    level: LibraryLevel, task: str, skills: Sequence[Way], places: int, steps: int, seed: int
+    level: LibraryLevel, task: str, skills: Sequence[Way], how: Measuring
 ) -> tuple[list[Way], int]:
     """Places on a grid over the box that held skills lead through, and the steps to know it."""
     env = registry.make_vec(task, len(skills), max_steps=0)
-    env.reset(seed=seed)
+    env.reset(seed=how.seed)
     tried = Tries(env, level, {}, skills, START)
-    cost = tried.run(env.get_state()[:1], steps)
+    cost = tried.run(env.get_state()[:1], how.steps)
     env.close()
     met = np.concatenate(tried.path)  # (T W, D)
-    count = int(np.ceil(places ** (1 / met.shape[1])))
+    count = int(np.ceil(how.places ** (1 / met.shape[1])))
     sides = [np.linspace(*ends, count) for ends in zip(met.min(0), met.max(0), strict=True)]
     spec = env.env_spec
     return [Heading(level.library, spec, place) for place in itertools.product(*sides)], cost

@@ -21,7 +21,7 @@ from etude.envs import registry
 from etude.errors import UsageError
 from etude.skills.acting import Acting
 from etude.skills.controllers.automaton import AutomatonController, Effect, TaskAutomaton
-from etude.skills.controllers.effects import SEED, STEPS, TRIES, Measured, Tries, measure
+from etude.skills.controllers.effects import Measured, Measuring, Tries, measure
 from etude.skills.library import SkillLibrary
 from etude.skills.vec_env import LibraryLevel
 
@@ -46,8 +46,7 @@ def practise(
     *,
     rounds: int = ROUNDS,
     episodes: int = EPISODES,
-    seed: int = SEED,
-    **settings: int,
+    how: Measuring | None = None,
 ) -> Practised:
     """The best plan for a task in logic, of one for each round.
 
@@ -58,32 +57,33 @@ def practise(
         labels: for every event, the predicate (data) whose becoming true is the event.
         rounds: plans to carry out, unless one always does the task.
         episodes: in which a plan is carried out.
-        seed: of all of them.
-        settings: of `measure`.
+        how: settings of `measure`, whose seed is that of practice too; None: the defaults.
 
     Raises:
         LibraryError: the skills belong to another body.
-        UsageError: nothing that was met leads to the end of the task, or as `measure`.
+        UsageError: nothing that was met leads to the end of the task, or a number is below 1.
     """
     if min(rounds, episodes) < 1:
         raise UsageError(f"{rounds} rounds of {episodes} episodes: give 1 or more of each.")
-    found, spec = measure(library, task, labels, seed=seed, **settings), registry.spec(task)
-    level, rng = LibraryLevel.for_spec(library, spec), np.random.default_rng([seed, 1])
+    how, spec = how or Measuring(), registry.spec(task)
+    found, level = measure(library, task, labels, how), LibraryLevel.for_spec(library, spec)
+    rng = np.random.default_rng([how.seed, 1])
     effects, cost, plans = found.effects, found.env_steps, list[Practised]()
     for n in range(rounds):
         controller = AutomatonController(automaton, effects, labels, spec)
-        share, met, spent = _carry_out(controller, level, task, episodes, seed + (n + 1) * episodes)
+        share, met, spent = _carry_out(
+            controller, level, task, episodes, how.seed + (n + 1) * episodes
+        )
         cost += spent
         plans.append(Practised(controller, share, cost))
         if n + 1 == rounds or share == 1:
             break
         for begins, pool in met.items():
-            tries = settings.get("tries", TRIES)
-            begin = pool[rng.integers(len(pool), size=tries)]
+            begin = pool[rng.integers(len(pool), size=how.tries)]
             if begins in found.states:
                 begin[::2] = found.states[begins][::2]
             found.states[begins] = begin
-            again, spent = _again(found, controller, level, task, begins, settings)
+            again, spent = _again(found, controller, level, task, begins, how)
             effects = [effect for effect in effects if effect.begins != begins] + again
             cost += spent
     best = max(plans, key=lambda plan: plan.share)
@@ -96,14 +96,14 @@ def _again(
     level: LibraryLevel,
     task: str,
     begins: str,
-    settings: Mapping[str, int],
+    how: Measuring,
 ) -> tuple[list[Effect], int]:
     """The effects after some events, measured from the states that now stand for them."""
     begin = found.states[begins]
     env = registry.make_vec(task, len(found.ways) * len(begin), max_steps=0)
     env.reset(seed=0)
     tried = Tries(env, level, controller.labels, found.ways, begins)
-    cost = tried.run(begin, settings.get("steps", STEPS))
+    cost = tried.run(begin, how.steps)
     env.close()
     return tried.effects(), cost
 

@@ -11,7 +11,7 @@ from etude.envs.registry import spec
 from etude.errors import UsageError
 from etude.evaluate.rollouts import rollout_task
 from etude.skills.controllers.automaton import AutomatonController, Effect, TaskAutomaton
-from etude.skills.controllers.effects import measure
+from etude.skills.controllers.effects import Measuring, measure
 from etude.skills.controllers.goal_direction import Heading
 from etude.skills.controllers.practice import practise
 from etude.skills.library import MLP, SetData, SkillLibrary
@@ -49,7 +49,7 @@ def known(effects: list[Effect], begins: str) -> dict[tuple[int, ...], Effect]:
 
 def test_effects_of_walking_are_what_geometry_says() -> None:
     library = walkers(Discrete(4), features=False)
-    found = measure(library, TASK, LABELS, held=8, tries=3, steps=60)
+    found = measure(library, TASK, LABELS, Measuring(held=8, tries=3, steps=60))
     assert len(found.ways) == 4  # each skill once
     start = known(found.effects, "")
     east, north, west, south = (tuple(z) for z in np.eye(4, dtype=int).tolist())
@@ -64,21 +64,21 @@ def test_effects_of_walking_are_what_geometry_says() -> None:
     assert after[north].share == 1.0 and after[north].within >= after[north].steps
     assert {e.begins for e in found.effects} >= {"", " east", "east corner", " north"}
     assert 1.5 / 0.1 / 4 < start[east].steps < 60
-    again = measure(library, TASK, LABELS, held=8, tries=3, steps=60)
+    again = measure(library, TASK, LABELS, Measuring(held=8, tries=3, steps=60))
     assert again.env_steps == found.env_steps
 
 
 def test_each_setting_of_the_measurement_counts() -> None:
     library, given = walkers(), {"held": 4, "places": 4, "tries": 2, "steps": 60, "memory": 1}
-    first = measure(library, TASK, LABELS, **given)
+    first = measure(library, TASK, LABELS, Measuring(**given))
     assert {e.begins for e in first.effects} <= {"", *PLACES}
     assert len(first.ways) == 8 and sum(isinstance(way, Heading) for way in first.ways) == 4
     for change in ({"held": 5}, {"places": 9}, {"tries": 3}, {"steps": 20}, {"memory": 2}):
-        other = measure(library, TASK, LABELS, **(given | change))
+        other = measure(library, TASK, LABELS, Measuring(**(given | change)))
         assert other.env_steps != first.env_steps, change
     for bad in ({"held": 0}, {"tries": 0}, {"steps": 0}, {"memory": 0}, {"places": -1}):
         with pytest.raises(UsageError, match=next(iter(bad))):
-            measure(library, TASK, LABELS, **(given | bad))
+            Measuring(**(given | bad))
 
 
 def test_a_heading_leads_to_its_place_whatever_the_goal() -> None:
@@ -146,10 +146,10 @@ def test_effects_may_depend_on_the_two_latest_events() -> None:
 def test_practice_does_a_task_that_forbids_the_straight_way() -> None:
     """From the east to the south and to the north, and never the corner between two of them."""
     library, task = walkers(), TaskAutomaton.sequence(["east", "south", "north"], ["corner"])
-    given = {"held": 8, "places": 4, "tries": 2, "steps": 60}
-    made = practise(library, TASK, task, LABELS, rounds=2, episodes=16, **given)
+    how = Measuring(held=8, places=4, tries=2, steps=60)
+    made = practise(library, TASK, task, LABELS, rounds=2, episodes=16, how=how)
     assert made.share >= 0.75
-    assert made.env_steps > measure(library, TASK, LABELS, **given).env_steps
+    assert made.env_steps > measure(library, TASK, LABELS, how).env_steps
     level = LibraryLevel.for_spec(library, spec(TASK))
     done = rollout_task(TASK, level, made.controller, 1, episodes=16)
     assert done.lengths.max() <= 200
@@ -158,4 +158,4 @@ def test_practice_does_a_task_that_forbids_the_straight_way() -> None:
             practise(library, TASK, task, LABELS, **bad)
     far = {**LABELS, "corner": {"near": {"x": 40, "y": 0}, "within": 1}}
     with pytest.raises(UsageError, match="no sequence of known effects"):
-        practise(library, TASK, TaskAutomaton.sequence(["corner"]), far, **given)
+        practise(library, TASK, TaskAutomaton.sequence(["corner"]), far, how=how)
