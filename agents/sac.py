@@ -63,6 +63,11 @@ class SACConfig(Config):
     """Adam step size of log alpha. SAC 3e-4."""
     target_entropy_scale: Annotated[float, Range(0, 10)] = 0.5
     """Target entropy = -scale * |A|, nats. METRA's code 0.5; SAC 1."""
+    calm_after: Annotated[int, Range(0)] = 0
+    """Updates after which the target entropy has `calm_entropy_scale`, 0 = never. Ours: with noise
+    no posture is a dead end; without it, a policy has to learn how to leave some."""
+    calm_entropy_scale: Annotated[float, Range(0, 10)] = 1.5
+    """As `target_entropy_scale`, after `calm_after` updates."""
     actor_every: Annotated[int, Range(1, 100)] = 1
     """Updates of the critics per update of policy and alpha. SAC 1; TD3 2."""
 
@@ -93,7 +98,6 @@ class SAC(nn.Module):
         g = self.generator = generator or torch.Generator()
         self.action_dim, self.signal_dim = action_dim, signal_dim
         self.entropy_in_target = entropy_in_target
-        self.target_entropy = -c.target_entropy_scale * action_dim
         inputs = obs_dim + skill_dim
         self.actor = SquashedGaussian(inputs, action_dim, c.hidden, c.activation, g)
         self.critics = Critics(
@@ -108,6 +112,13 @@ class SAC(nn.Module):
             "critics": FlatAdam(self.critics.flat, c.lr),
             "alpha": FlatAdam(self.log_alpha, c.alpha_lr),
         }
+
+    @property
+    def target_entropy(self) -> float:
+        """The entropy that alpha holds at this update, nats."""
+        c = self.config
+        calm = 0 < c.calm_after <= self.updates
+        return -(c.calm_entropy_scale if calm else c.target_entropy_scale) * self.action_dim
 
     @torch.no_grad()
     def act(self, obs: Tensor, skill: Tensor, deterministic: bool = False) -> Tensor:
