@@ -138,6 +138,20 @@ def test_temperature_finds_the_target_entropy() -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"actor_every": 2, "layer_norm": True}], ids=str)
+def test_the_target_entropy_changes_after_so_many_updates() -> None:
+    sac = make(dataclasses.replace(SMALL, calm_after=2, calm_entropy_scale=50.0))
+    plain = make()
+    for _ in range(2):
+        assert sac.target_entropy == plain.target_entropy == -0.5 * A
+        for agent in (sac, plain):
+            agent.update(transitions(), torch.ones(B, 1), torch.ones(B, 1))
+        assert torch.equal(sac.log_alpha, plain.log_alpha), "as if it were not to come"
+    assert (sac.target_entropy, plain.target_entropy) == (-50.0 * A, -0.5 * A)
+    before = sac.log_alpha.item()
+    sac.update(transitions(), torch.ones(B, 1), torch.ones(B, 1))
+    assert sac.log_alpha.item() < before, "so much less entropy is wanted that alpha falls"
+
+
 def test_checkpoint_continues_bit_for_bit(changes: dict[str, Any], tmp_path: Path) -> None:
     """Through the disk into an agent that started elsewhere: weights, moments, noise, metrics."""
     config = dataclasses.replace(SMALL, **changes)
