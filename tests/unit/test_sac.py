@@ -137,7 +137,6 @@ def test_temperature_finds_the_target_entropy() -> None:
     assert sac.log_alpha.item() != pytest.approx(math.log(0.1), abs=0.1)
 
 
-@pytest.mark.parametrize("changes", [{}, {"actor_every": 2, "layer_norm": True}], ids=str)
 def test_the_target_entropy_changes_after_so_many_updates() -> None:
     sac = make(dataclasses.replace(SMALL, calm_after=2, calm_entropy_scale=50.0))
     plain = make()
@@ -152,6 +151,7 @@ def test_the_target_entropy_changes_after_so_many_updates() -> None:
     assert sac.log_alpha.item() < before, "so much less entropy is wanted that alpha falls"
 
 
+@pytest.mark.parametrize("changes", [{}, {"actor_every": 2, "layer_norm": True}], ids=str)
 def test_checkpoint_continues_bit_for_bit(changes: dict[str, Any], tmp_path: Path) -> None:
     """Through the disk into an agent that started elsewhere: weights, moments, noise, metrics."""
     config = dataclasses.replace(SMALL, **changes)
