@@ -54,14 +54,26 @@ FRONT = ("fthigh", "fshin", "ffoot")
 class NearGoal(HalfCheetahGoal):
     """`half-cheetah-goal` with goals within the skills' reach, and a front leg that may be weak."""
 
-    reach = 30.0
+    name, low, high = "half-cheetah-near", -30.0, 30.0
 
     def __init__(self, percent: int) -> None:
         weak = FRONT if percent < 100 else ()
         self.body = HalfCheetah(Change(torque=tuple((joint, percent / 100) for joint in weak)))
-        constants = {"goal_reach": self.reach, "goal_radius": self.radius}
-        name, fields = f"half-cheetah-near-{percent}", [Field("goal", 1)]
+        constants = {"goal_reach": max(-self.low, self.high), "goal_radius": self.radius}
+        name, fields = f"{self.name}-{percent}", [Field("goal", 1)]
         self.spec = extend(self.body, name, fields, constants, self.max_steps)
+
+    def reset(
+        self, rng: np.random.Generator, qpos: np.ndarray, qvel: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Draw the goal."""
+        return qpos, qvel, rng.uniform(self.low, self.high, 1)
+
+
+class OwnReach(NearGoal):
+    """Goals wherever `half-cheetah-metra` leads within the time limit, and no further."""
+
+    name, low, high = "half-cheetah-own-reach", -50.0, 13.0
 
 
 class SlowPoint(Point):
@@ -100,7 +112,11 @@ class Case:
 
 
 TASKS: dict[str, Callable[[], Any]] = {
-    **{f"half-cheetah-near-{p}": lambda p=p: NearGoal(p) for p in (100, 60, 30)},  # type: ignore[misc]
+    **{
+        f"{kind.name}-{p}": lambda kind=kind, p=p: kind(p)  # type: ignore[misc]
+        for kind in (NearGoal, OwnReach)
+        for p in (100, 60, 30)
+    },
     **{f"point-x-{p}": lambda p=p: SlowMaze(p) for p in (60, 30)},  # type: ignore[misc]
 }
 SMALL = {"hidden": (128, 128), "batch_size": 128}
@@ -114,6 +130,9 @@ CASES = {
     ),
     "cheetah-30": Case(
         "half-cheetah-metra", "half-cheetah-near-100", "half-cheetah-near-30", joint=FAST
+    ),
+    "cheetah-reach-60": Case(
+        "half-cheetah-metra", "half-cheetah-own-reach-100", "half-cheetah-own-reach-60", joint=FAST
     ),
     "point-60": Case("point-maze-large-metra", "point-maze-large-goal", "point-x-60"),
     "point-30": Case("point-maze-large-metra", "point-maze-large-goal", "point-x-30"),
