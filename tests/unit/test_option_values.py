@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from stable_baselines3 import PPO
+from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.vec_env import VecEnvWrapper
 
 from etude.agents.smdp import DurationCallback, SMDPReplayBuffer, SMDPRolloutBuffer
@@ -20,7 +20,7 @@ from etude.skills.durations import Duration
 from etude.skills.library import MLP, SetData, SkillLibrary
 from etude.skills.library_data import Contents
 from etude.skills.predicates import annotate
-from etude.skills.spaces import Discrete
+from etude.skills.spaces import Discrete, Sphere
 from etude.skills.vec_env import LibraryLevel, SkillVecEnv
 
 GAMMA = 0.9
@@ -37,6 +37,18 @@ def compass(body, skills, rules=None):
     space, nothing = Discrete(skills), (np.zeros(width), np.ones(width))
     data = SetData("main", "none", {}, space, policy, {}, *nothing, rows)
     return annotate(SkillLibrary(Contents(body, spec(body).to_json(), [data])), rules or {})
+
+
+def eastward(space):
+    """Skills that all go east, and are over at places 7, 9 and 21."""
+    width = sum(field.dim for field in spec("line-24").fields)
+    weight, bias = np.zeros((width + space.dim, 2)), np.array([3.0, 0.0])
+    policy = MLP([(weight, bias)], output="tanh")
+    z = np.eye(space.dim) if isinstance(space, Discrete) else np.array([[1.0], [-1.0]])
+    rows = [{"id": i, "z": one, "termination": ENDS} for i, one in enumerate(z)]
+    nothing = np.zeros(width), np.ones(width)
+    data = SetData("main", "none", {}, space, policy, {}, *nothing, rows)
+    return SkillLibrary(Contents("east", spec("line-24").to_json(), [data]))
 
 
 class Cells(VecEnvWrapper):
@@ -71,13 +83,16 @@ def world(task, library, hold, envs, fallback=None):
 ENDS = {"any": [{"near": {"x": x, "y": 0}, "within": 0.4} for x in (7, 9, 21)]}
 
 
-def test_skills_that_end_by_themselves_keep_the_value_of_the_line():
+def ending(space, envs):
     """East and nothing else, for 6 to 14 steps, and it is over at places 7, 9 and 21."""
-    library = compass("line-24", 1, {0: {"termination": ENDS}})
-    venv = world("line-option", library, Duration(9, "random"), 8)
+    library = eastward(space)
+    return world("line-option", library, Duration(9, "random"), envs)
+
+
+def test_skills_that_end_by_themselves_keep_the_value_of_the_line():
     model = PPO(
         "MlpPolicy",
-        venv,
+        ending(Discrete(1), 8),
         gamma=0.5,  # must not matter
         learning_rate=lambda left: 1e-5 + 2e-2 * left,
         n_steps=16,
@@ -89,7 +104,45 @@ def test_skills_that_end_by_themselves_keep_the_value_of_the_line():
     model.learn(5000, callback=DurationCallback())
     with torch.no_grad():
         values = model.policy.predict_values(torch.eye(24)).flatten().numpy()
-    venv.close()
+    model.env.close()
+    assert values[[0, 7, 9, 21]] == pytest.approx(LINE[[0, 7, 9, 21]], abs=1e-3)
+
+
+def off_policy(kind, space, **more):
+    """A table of values learnt from a replay of decisions; a linear network of one-hot cells."""
+    model = kind(
+        "MlpPolicy",
+        ending(space, 8),
+        gamma=0.5,  # must not matter
+        learning_rate=lambda left: 1e-5 + 2e-2 * left,
+        buffer_size=2000,
+        learning_starts=400,
+        train_freq=1,
+        gradient_steps=4,
+        batch_size=128,
+        replay_buffer_class=SMDPReplayBuffer,
+        seed=0,
+        **more,
+    )
+    model.learn(4000)
+    model.env.close()
+    return model
+
+
+def test_they_do_so_for_dqn():
+    model = off_policy(DQN, Discrete(1), target_update_interval=200, policy_kwargs={"net_arch": []})
+    with torch.no_grad():
+        values = model.q_net(torch.eye(24)).flatten().numpy()
+    assert values[[0, 7, 9, 21]] == pytest.approx(LINE[[0, 7, 9, 21]], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_they_do_so_for_sac():
+    """Continuous skills of one dimension are two, and both go east."""
+    nets = {"net_arch": {"pi": [8], "qf": []}, "n_critics": 1}
+    model = off_policy(SAC, Sphere(1), tau=0.05, ent_coef=1e-9, policy_kwargs=nets)
+    with torch.no_grad():
+        values = model.critic(torch.eye(24), torch.zeros(24, 1))[0].flatten().numpy()
     assert values[[0, 7, 9, 21]] == pytest.approx(LINE[[0, 7, 9, 21]], abs=1e-3)
 
 
