@@ -33,6 +33,9 @@ def test_the_weak_bodies_are_weak_where_they_say_so(bench: ModuleType) -> None:
     np.testing.assert_allclose(bench.SlowPoint(30).control(action), [[0.15, -0.5]])
     goals = registry.make_vec("half-cheetah-near-60", 32, seed=0).reset()[0][:, -1]
     assert 20 < np.abs(goals).max() <= 30
+    goals = registry.make_vec("half-cheetah-own-reach-60", 64, seed=0).reset()[0][:, -1]
+    assert -50 <= goals.min() < -40
+    assert 5 < goals.max() <= 13
 
 
 def test_every_library_may_act_on_the_weak_body(bench: ModuleType) -> None:

@@ -16,9 +16,12 @@ from etude.envs import registry
 from etude.errors import LibraryError, UsageError
 from etude.evaluate.compare import plan
 from etude.evaluate.rollouts import library_for
-from etude.evaluate.trials.untrained import CONTROLLERS, Given, judge
+from etude.evaluate.trials import untrained
+from etude.evaluate.trials.untrained import CONTROLLERS, SEED, Given, judge
 from etude.skills import library_files
 from etude.skills.compose import ComposeConfig
+from etude.skills.controllers.best_skill import OneSkillController
+from etude.skills.controllers.practice import Practised
 from etude.skills.library import MLP, SetData, SkillLibrary
 from etude.skills.library_data import Contents
 from etude.skills.spaces import Discrete
@@ -87,7 +90,8 @@ def test_each_is_judged_with_each_seed(
 
 
 def trial(library: Path, controller: str, task: str = TASK, **settings: Any) -> Any:
-    (spec,) = plan(str(library), task, ComposeConfig(**settings), arms=["hierarchical"], seeds=(0,))
+    seed, config = settings.get("seed", 0), ComposeConfig(**settings)
+    (spec,) = plan(str(library), task, config, arms=["hierarchical"], seeds=(seed,))
     return type(spec)(**{**vars(spec), "arm": controller, "episodes": 8})
 
 
@@ -105,6 +109,32 @@ def test_a_program_is_read_from_its_file(walkers: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no rule may begin"):
         judge(trial(walkers, "programmatic"), Given(program=file))
     assert judge(trial(walkers, "programmatic"))["episodes"] == 8
+
+
+def test_the_automaton_is_the_tasks_own_or_a_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def instead(library: Any, task: str, automaton: Any, labels: Any, how: Any) -> Any:
+        asked.append((automaton, sorted(labels), how.seed))
+        return Practised(OneSkillController(library.space.even(1)[0]), 0.5, 77)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(untrained, "practise", instead)
+    spec = trial(Path("reacher-oracle"), "automaton", "reacher-sequence", seed=3)
+    rows = [judge(spec), judge(spec, Given(logic="(b | d) c"))]
+    assert [row["env_steps"] for row in rows] == [77, 77]
+    (own, labels, seed), (other, *_) = asked
+    assert labels == ["a", "b", "c", "d"] and seed == SEED + 3000
+    assert own.accepts("abc") and not own.accepts("adbc")
+    assert other.accepts("dc") and not other.accepts("abc") and not other.accepts("adc")
+
+
+@pytest.mark.slow
+def test_a_task_in_logic_is_done_without_training() -> None:
+    """A, then B, then C, never D, with directions of the fingertip: a flat agent never does it."""
+    spec = trial(Path("reacher-oracle"), "automaton", "reacher-sequence")
+    found = judge(type(spec)(**{**vars(spec), "episodes": 50}))
+    assert found["success_rate"] >= 0.8
+    assert found["env_steps"] > 100_000
 
 
 def test_what_is_not_possible_is_said(
