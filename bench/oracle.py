@@ -6,8 +6,8 @@ controller, of the tasks, or of the skills themselves. The last are measured apa
 median over 48 directions. A point that moves at that speed in a straight line reaches a share of
 the goals of `ant-multi-goal` that can be computed; the oracle's goals are divided by it.
 
-    python bench/oracle.py                    the libraries of the zoo
-    python bench/oracle.py --library runs/ant-oracle --tasks ant-waypoints
+    python bench/oracle.py
+    python bench/oracle.py --library runs/ant-oracle --tasks ant-waypoints ant-multi-goal
 
 Rows: results/oracle/control.csv.
 """
@@ -38,9 +38,9 @@ HOLDS = (1, 10, 25)
 class Arguments:
     """What to measure."""
 
-    library: str = "ant-oracle"
+    library: str = "point-open-oracle"
     """folder or name of a library whose skills are directions"""
-    tasks: tuple[str, ...] = ("ant-waypoints", "ant-multi-goal")
+    tasks: tuple[str, ...] = ("point-open-goal",)
     """tasks with a goal"""
     holds: tuple[int, ...] = HOLDS
     """steps for which a direction is held"""

@@ -39,6 +39,11 @@ WAYS = tuple(arm for arm in ARMS if arm not in ("flat", "flat-long", "planner"))
 (and ten times as long), and `planner`, for which a library needs a model."""
 POINTING = ("zero-shot", "oracle-zero-shot")
 """Arms that point at the goal of a task."""
+COSTS = (
+    *("task", "pretraining steps", f"{FIRST}: steps to the first success"),
+    *("the sooner of the flat arms", "tasks until the library has paid for itself"),
+)
+"""Heads of the table of steps."""
 Values = dict[str, dict[str, list[float]]]
 """arm -> task -> one value per seed"""
 
@@ -242,19 +247,11 @@ def _costs(found: Comparison, tasks: Sequence[str]) -> str:
         skills, flat = _first_success(own, (FIRST,)), _first_success(own, FLAT)
         budget = next(spec.config.env_steps for spec in found.specs if spec.task == task)
         if cost:
-            lines.append(
-                (
-                    task,
-                    f"{cost[0]:,}",
-                    *map(_steps, (skills, flat)),
-                    _even(cost[0], skills, flat, budget),
-                )
-            )
-    heads = (
-        *("task", "pretraining steps", f"{FIRST}: steps to the first success"),
-        *("the sooner of the flat arms", "tasks until the library has paid for itself"),
-    )
-    return markdown_table(heads, lines) + "\n"
+            line = [task, f"{cost[0]:,}", _steps(skills)]
+            if any(row["arm"] in FLAT for row in own):
+                line += [_steps(flat), _even(cost[0], skills, flat, budget)]
+            lines.append((*line, *"––")[: len(COSTS)])  # dashes where no flat arm has run
+    return markdown_table(COSTS, lines) + "\n"
 
 
 def _first_success(rows: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> float | None:

@@ -86,6 +86,12 @@ def test_without_a_success_the_flat_arm_needs_the_whole_budget(tmp_path: Path) -
     assert "| 130,000 | 120,000 | never |" in text
 
 
+def test_what_a_flat_arm_would_need_is_not_guessed_before_one_has_run(tmp_path: Path) -> None:
+    skills = row(MAZE, "hierarchical", 0, 0.9, pretraining_steps=360_000, first_success=20_000)
+    text = report(tmp_path, trials(skills, row(MAZE, "untrained", 0, 0.0)))
+    assert f"| {MAZE} | 360,000 | 20,000 | – | – |" in text
+
+
 def test_tasks_that_not_all_arms_have_are_left_out_of_the_whole(tmp_path: Path) -> None:
     rows = [row(MAZE, arm, 0, 0.5) for arm in ("hierarchical", "flat")]
     rows.append(row(ANT, "hierarchical", 0, 0.0, return_mean=5.0))
