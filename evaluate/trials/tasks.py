@@ -80,13 +80,17 @@ SUITE = {
         _oracle("half-cheetah"),
         by_distance=True,
     ),
-    "ant-multi-goal": Entry("ant-metra", ComposeConfig(algo="sac", k=25, env_steps=120_000)),
+    "ant-multi-goal": Entry(
+        "ant-metra", ComposeConfig(algo="sac", k=25, env_steps=120_000), _oracle("ant")
+    ),
     "half-cheetah-hurdle-psd": Entry(
         "half-cheetah-metra",
         ComposeConfig(k=10, env_steps=150_000),
         {**_oracle("half-cheetah"), "diayn": "half-cheetah-diayn"},
     ),
-    "ant-waypoints": Entry("ant-metra", ComposeConfig(algo="sac", k=10, env_steps=120_000)),
+    "ant-waypoints": Entry(
+        "ant-metra", ComposeConfig(algo="sac", k=10, env_steps=120_000), _oracle("ant")
+    ),
     "half-cheetah-run": Entry("half-cheetah-metra", ComposeConfig(algo="sac", env_steps=60_000)),
 }
 """Tasks in the order in which they are run; budgets keep a trial below ten minutes of one core."""
