@@ -32,6 +32,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,6 +68,9 @@ class ContrastiveConfig(SACConfig):
     """Share of the policy's goals met by another row. 2024: 0.5."""
     told: Annotated[float, Range(0, 1)] = 0.0
     """Share of the policy's goals that it was told to reach. 2024: 0."""
+    scale: Annotated[float, Range(0, open_low=True)] = 1.0
+    """Factor on observations and goals that all networks see. Both papers: units of the place, in
+    which their mazes are 11 wide; normalised ones are 3.5 wide."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,9 +112,17 @@ class Contrastive(SAC):
         self._optimisers["critics"] = FlatAdam(self.critics.flat, c.lr)
         self._optimisers["goals"] = FlatAdam(self.goals.flat, c.lr)
 
+    def act(self, obs: Tensor, skill: Tensor, deterministic: bool = False) -> Tensor:
+        scale = self.config.scale
+        return super().act(scale * obs, scale * skill, deterministic)
+
     @torch.no_grad()
     def update(self, batch: Batch, signal: Tensor, task_vector: Tensor) -> dict[str, Tensor]:
         """One update on normalised transitions; there is no use for a reward."""
+        scale = self.config.scale
+        batch = batch.replace(
+            obs=scale * batch.obs, skill=scale * batch.skill, goal=scale * _met(batch)
+        )
         alpha = self.log_alpha.exp()
         found = self._tell_apart(batch)
         if self.updates % self.config.actor_every == 0:
@@ -171,8 +183,13 @@ class Contrastive(SAC):
     @torch.no_grad()
     def score(self, obs: Tensor, action: Tensor, goal: Tensor) -> Tensor:
         """f (B, G) of pairs (B, O), (B, A) and goals (G, Z): the smallest of the critics'."""
-        phi = self.critics(torch.cat((obs, action), -1))
-        return energies(phi, self.goals(goal), self.config.energy).amin(0)
+        scale = self.config.scale
+        phi = self.critics(torch.cat((scale * obs, action), -1))
+        return energies(phi, self.goals(scale * goal), self.config.energy).amin(0)
+
+    def policy_layers(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        (first, bias), *rest = super().policy_layers()
+        return [(self.config.scale * first, bias), *rest]
 
     def gradients(self) -> dict[str, Tensor]:
         grad = self.goals.flat.grad

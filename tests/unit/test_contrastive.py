@@ -261,6 +261,26 @@ def test_shares_above_one_are_refused() -> None:
         make(shuffled=0.8)
 
 
+def test_the_scale_is_that_of_everything_seen() -> None:
+    """As an agent that is given what is three times as large, in all that it does."""
+    scaled, plain, batch = make(scale=3.0), make(), a_batch()
+    obs, action, goal, told = batch.obs, batch.action, met(batch), batch.skill
+    for _ in range(3):
+        step(scaled, batch)
+        step(plain, batch.replace(obs=3 * obs, skill=3 * told, goal=3 * goal))
+    one, two = scaled.state_dict(), plain.state_dict()
+    assert all(torch.equal(v, two[k]) for k, v in one.items())
+    assert torch.equal(scaled.score(obs, action, goal), plain.score(3 * obs, action, 3 * goal))
+    acted = scaled.act(obs, told, deterministic=True)
+    assert torch.equal(acted, plain.act(3 * obs, 3 * told, deterministic=True))
+    assert not torch.equal(acted, plain.act(obs, told, deterministic=True))
+    x = torch.cat((obs, told), -1).numpy()  # and so in a library, which knows of no scale
+    *hidden, (weight, bias) = scaled.policy_layers()
+    for w, b in hidden:
+        x = np.maximum(x @ w + b, 0)
+    np.testing.assert_allclose(np.tanh(x @ weight + bias), acted.numpy(), atol=1e-9)
+
+
 def test_the_smallest_of_several_critics_counts() -> None:
     agent, batch = make(critics=3, energy="inner"), a_batch()
     each = energies(
