@@ -286,12 +286,13 @@ def _even(cost: int, skills: float | None, flat: float | None, budget: int) -> s
 def _profiles(values: Values) -> Any:
     at = np.linspace(0, 1, 101)
     curves = {arm: [(at, performance_profile(own, at)[0])] for arm, own in values.items()}
-    n = len(next(iter(values.values())))
+    whole = list(next(iter(values.values())))
+    n = len(whole)
     return plots.learning_curves(
         curves,
         "share of runs above",
-        f"Performance profiles over {n} task{'s' * (n > 1)}",
+        f"Performance profiles: {' and '.join(whole) if n < 3 else f'{n} tasks'}",
         share=True,
-        note="Higher is better at every score.",
+        note="Runs on all tasks that every arm has, by score from 0 to 1; higher is better.",
         xlabel="score",
     )
