@@ -68,6 +68,9 @@ class ContrastiveConfig(SACConfig):
     """Share of the policy's goals met by another row. 2024: 0.5."""
     told: Annotated[float, Range(0, 1)] = 0.0
     """Share of the policy's goals that it was told to reach. 2024: 0."""
+    target_entropy_scale: Annotated[float, Range(-0.6, 10)] = 0.5
+    """Target entropy = -scale * |A|, nats; uniform actions have a scale of -0.69. Below 0 a point
+    comes off the walls that a goal behind them presses it against."""
     scale: Annotated[float, Range(0, open_low=True)] = 1.0
     """Factor on observations and goals that all networks see. Both papers: units of the place, in
     which their mazes are 11 wide; normalised ones are 3.5 wide."""

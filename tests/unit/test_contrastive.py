@@ -305,6 +305,26 @@ def test_actor_every_and_the_temperature() -> None:
     assert float(fixed.log_alpha.detach().exp()) == pytest.approx(0.1)
 
 
+def test_the_target_entropy_may_lie_above_zero() -> None:
+    """A target entropy above 0 is reached, and one above that of uniform actions refused."""
+    config = ContrastiveConfig(hidden=(16,), dim=4, lr=1e-2, alpha_lr=3e-2)
+    entropy = []
+    for scale in (0.5, -0.3):
+        own = dataclasses.replace(config, target_entropy_scale=scale)
+        agent = Contrastive(1, A, A, own, generator=torch.Generator().manual_seed(0))
+        assert agent.target_entropy == pytest.approx(-scale * A)
+        g, found = torch.Generator().manual_seed(1), []
+        for _ in range(300):
+            action = torch.rand(64, A, generator=g) * 2 - 1
+            obs, zero = torch.zeros(64, 1), torch.zeros(64)
+            batch = Batch(obs, action, obs, action, zero, zero, goal=action)
+            found.append(float(step(agent, batch)["train/entropy"]))
+        entropy.append(np.mean(found[-100:]))
+    assert entropy[0] == pytest.approx(-1.0, abs=0.3) and entropy[1] == pytest.approx(0.6, abs=0.3)
+    with pytest.raises(UsageError, match="out of range"):
+        make(target_entropy_scale=-0.7)
+
+
 def test_a_restored_agent_goes_on_as_the_first() -> None:
     first, second = make(double=False), make(seed=5, double=False)
     batch = a_batch(dtype=torch.float32)
