@@ -54,7 +54,7 @@ LOOP = {
     "warmup_steps": RANDOM,
     "hold": 16,
 }
-AGENT = {"hidden": [64, 64], "dim": 16, "scale": 3.0, "target_entropy_scale": -0.3}
+AGENT = {"hidden": [64, 64], "dim": 16, "scale": 3.0, "target_entropy_scale": -0.45}
 Arm = Literal["crl", "sac"]
 Maze = Literal["point-maze-u", "point-maze-large"]
 
