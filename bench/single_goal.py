@@ -13,7 +13,7 @@ episode had come to the goal, empty if none did; *hits* the number of training e
 and *left_random* those of the uniform actions; *success* the share of 20 episodes in which the
 policy without its noise comes there, after all steps; *cells* the cells of a metre entered.
 
-Rows: results/single_goal/arms.csv.
+Rows: results/single_goal/arms.csv, and a picture of *left* and *left_random* of each maze.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from etude.config import replace
 from etude.envs import registry
 from etude.envs.maps import Cell
 from etude.envs.tasks.points import PointMazeGoal
+from etude.evaluate import canvas
 from etude.evaluate.rollouts import rollout_skills
 from etude.skills.discovery import Discovery, preset
 from etude.skills.learners.crl import Crl
@@ -166,6 +167,22 @@ def one(env: Maze, arm: Arm, seed: int, steps: int) -> dict[str, object]:
     return {name: values[name] for name in HEAD}
 
 
+def draw(env: str, rows: list[dict[str, str]]) -> None:
+    """Way left to the goal for each seed: after the uniform actions, and after training."""
+    note = "Metres of way from the nearest place reached; ring: by uniform actions, dot: by all."
+    figure, axes = canvas.blank(f"{env}: one goal, which nobody had been to", note, 3.2)
+    for place, (arm, colour) in enumerate(zip(("crl", "sac"), canvas.PALETTE, strict=False)):
+        own = [row for row in rows if (row["env"], row["arm"]) == (env, arm)]
+        seed = [int(row["seed"]) + 0.2 * place for row in own]
+        before, after = ([float(row[name]) for row in own] for name in ("left_random", "left"))
+        axes.vlines(seed, after, before, colour)
+        axes.scatter(seed, before, 50, facecolor="white", edgecolor=colour, zorder=3)
+        axes.scatter(seed, after, 50, colour, label=arm, zorder=4)
+    axes.set(xlabel="seed", ylabel="way left (m)", ylim=(-0.5, None))
+    axes.legend(frameon=False, fontsize=8)
+    canvas.save(figure, FILE.parent / f"{env}.png")
+
+
 def main(args: Arguments) -> None:
     """Every run that has no row."""
     torch.set_num_threads(1)
@@ -181,6 +198,7 @@ def main(args: Arguments) -> None:
                     writer.writeheader()
                     writer.writerows(rows)
                 print(rows[-1], flush=True)
+    draw(args.env, rows)
 
 
 if __name__ == "__main__":
