@@ -265,15 +265,13 @@ def test_the_scale_is_that_of_everything_seen() -> None:
     """As an agent that is given what is three times as large, in all that it does."""
     scaled, plain, batch = make(scale=3.0), make(), a_batch()
     obs, action, goal, told = batch.obs, batch.action, met(batch), batch.skill
-    for _ in range(3):
-        step(scaled, batch)
-        step(plain, batch.replace(obs=3 * obs, skill=3 * told, goal=3 * goal))
+    step(scaled, batch)
+    step(plain, batch.replace(obs=3 * obs, skill=3 * told, goal=3 * goal))
     one, two = scaled.state_dict(), plain.state_dict()
     assert all(torch.equal(v, two[k]) for k, v in one.items())
     assert torch.equal(scaled.score(obs, action, goal), plain.score(3 * obs, action, 3 * goal))
     acted = scaled.act(obs, told, deterministic=True)
     assert torch.equal(acted, plain.act(3 * obs, 3 * told, deterministic=True))
-    assert not torch.equal(acted, plain.act(obs, told, deterministic=True))
     x = torch.cat((obs, told), -1).numpy()  # and so in a library, which knows of no scale
     *hidden, (weight, bias) = scaled.policy_layers()
     for w, b in hidden:
@@ -306,21 +304,12 @@ def test_actor_every_and_the_temperature() -> None:
 
 
 def test_the_target_entropy_may_lie_above_zero() -> None:
-    """A target entropy above 0 is reached, and one above that of uniform actions refused."""
-    config = ContrastiveConfig(hidden=(16,), dim=4, lr=1e-2, alpha_lr=3e-2)
-    entropy = []
-    for scale in (0.5, -0.3):
-        own = dataclasses.replace(config, target_entropy_scale=scale)
-        agent = Contrastive(1, A, A, own, generator=torch.Generator().manual_seed(0))
-        assert agent.target_entropy == pytest.approx(-scale * A)
-        g, found = torch.Generator().manual_seed(1), []
-        for _ in range(300):
-            action = torch.rand(64, A, generator=g) * 2 - 1
-            obs, zero = torch.zeros(64, 1), torch.zeros(64)
-            batch = Batch(obs, action, obs, action, zero, zero, goal=action)
-            found.append(float(step(agent, batch)["train/entropy"]))
-        entropy.append(np.mean(found[-100:]))
-    assert entropy[0] == pytest.approx(-1.0, abs=0.3) and entropy[1] == pytest.approx(0.6, abs=0.3)
+    """It is reached from below, and one above that of uniform actions refused."""
+    settings = {"target_entropy_scale": -0.3, "lr": 1e-2, "alpha_lr": 3e-2}
+    agent, batch = make(**settings), a_batch()
+    assert agent.target_entropy == pytest.approx(0.3 * A)
+    entropy = [float(step(agent, batch)["train/entropy"]) for _ in range(300)]
+    assert np.mean(entropy[-100:]) == pytest.approx(0.3 * A, abs=0.3)
     with pytest.raises(UsageError, match="out of range"):
         make(target_entropy_scale=-0.7)
 
