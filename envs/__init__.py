@@ -9,6 +9,7 @@ import gymnasium
 _CHANGED = (*(f"gravity-{n}" for n in (25, 50, 200, 500)), *(f"actuator-{n}" for n in (0, 30, 60)))
 LIMITS = {
     "ant": 200,
+    "ant-gear-30": 200,
     "half-cheetah": 200,
     "walker2d": 500,
     "reacher": 50,

@@ -67,6 +67,8 @@ class Learner(nn.Module, ABC):
     """whether it learns from a dataset, so that it need not explore"""
     generator: torch.Generator | None = None
     """of a method that draws numbers of its own"""
+    updates: int = 0
+    """gradient steps so far, of a method that does not do the same in all of them"""
 
     def __init__(self, spec: Spec, config: LearnerConfig) -> None:
         super().__init__()
@@ -143,6 +145,7 @@ class Learner(nn.Module, ABC):
             "weights": dict(self.state_dict()),
             "optimisers": {name: moments(o) for name, o in self._optimisers().items()},
             **({"generator": self.generator.get_state()} if self.generator else {}),
+            "updates": self.updates,
         }
 
     def restore(self, tree: Mapping[str, Any]) -> None:
@@ -152,6 +155,7 @@ class Learner(nn.Module, ABC):
             set_moments(optimiser, tree["optimisers"][name])
         if self.generator:
             self.generator.set_state(torch.as_tensor(tree["generator"]))
+        self.updates = int(tree["updates"])
 
     def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
         return {k: v for k, v in sorted(vars(self).items()) if isinstance(v, torch.optim.Optimizer)}

@@ -42,7 +42,6 @@ class Lpe(Learner):
     """Maximises the skills of each start state that a predicted code tells apart."""
 
     agent = None
-    updates: Tensor
 
     @dataclass(frozen=True)
     class Config(LearnerConfig):
@@ -92,7 +91,6 @@ class Lpe(Learner):
         self.model_optimiser = torch.optim.Adam([{"params": model}, value], config.lr, fused=True)
         self.policy_optimiser = torch.optim.Adam(self.pi.parameters(), config.policy_lr, fused=True)
         self.generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
     @property
     def period(self) -> int:
@@ -108,7 +106,7 @@ class Lpe(Learner):
         plan = batch.action[:, :: self.config.hold].flatten(1)  # (B, knots A)
         rows = len(plan) // (m := min(self.config.particles, len(plan))) * m
         starts, plans = batch.obs[:rows:m], plan[:rows].unflatten(0, (-1, m))  # (G, O), (G, M, …)
-        with torch.set_grad_enabled(int(self.updates) >= self.config.model_first):
+        with torch.set_grad_enabled(self.updates >= self.config.model_first):
             bound = self.bound(starts)  # (G,)
         predicted, read = self.log_xi(batch.obs, plan), self.read(batch.obs, batch.next_obs)
         divergence = categorical_kl(predicted, read).mean()
@@ -187,7 +185,7 @@ class Lpe(Learner):
         return torch.where(chosen, anything, self._near(plan).clamp(-1, 1))
 
     def _near(self, plans: Tensor) -> Tensor:
-        std = self.config.noise * min(1, (1 + self.config.model_first) / (1 + int(self.updates)))
+        std = self.config.noise * min(1, (1 + self.config.model_first) / (1 + self.updates))
         return plans + std * torch.randn(plans.shape, generator=self.generator).to(plans)
 
     def empowerment(self, obs: Tensor) -> Tensor:

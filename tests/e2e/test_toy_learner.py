@@ -21,7 +21,7 @@ from etude.skills import learners
 from etude.skills.discovery import Discovery, preset
 from etude.skills.library import SkillLibrary
 
-NAME = "toy_compass"
+NAME, MODULE = "toy-compass", "toy_compass"
 SOURCE = '''"""Toy compass: two skills, one for each end of a line that is learnt (nobody, 2026).
 
 Deviations: none, as there is no paper.
@@ -84,12 +84,12 @@ QUICK += ["--loop.updates-per-epoch", "3", "--loop.warmup-steps", "80", "--mi-ep
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     folder = tmp_path / "learners"
     folder.mkdir()
-    (folder / f"{NAME}.py").write_text(SOURCE)
+    (folder / f"{MODULE}.py").write_text(SOURCE)
     with monkeypatch.context() as patch:
         patch.setattr(learners, "__path__", [*learners.__path__, str(folder)])
         yield
-    sys.modules.pop(f"{learners.__name__}.{NAME}", None)
-    vars(learners).pop(NAME, None)
+    sys.modules.pop(f"{learners.__name__}.{MODULE}", None)
+    vars(learners).pop(MODULE, None)
 
 
 @pytest.mark.usefixtures("toy")
@@ -103,7 +103,7 @@ def test_it_is_listed_and_explains_its_settings(capsys: pytest.CaptureFixture[st
         cli.main(["discover", NAME, "--env", "point-open", "--help"])
     text = capsys.readouterr().out
     assert "--method.needle" in text and "factor on the reward" in text
-    assert cli.main(["discover", "toy_compas", "--env", "point-open"]) == 2
+    assert cli.main(["discover", "toy-compas", "--env", "point-open"]) == 2
     assert f'did you mean "{NAME}"' in capsys.readouterr().err
     assert cli.main(["discover", NAME, "--env", "point-open", "--method.needle", "0"]) == 2
 

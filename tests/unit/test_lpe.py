@@ -162,7 +162,7 @@ def test_the_noise_of_plans_falls_once_they_learn() -> None:
     learner = build(model_first=9, noise=0.4)
     plans = torch.zeros(100, 100)
     for updates, std in ((0, 0.4), (9, 0.4), (19, 0.2), (99, 0.04)):
-        learner.updates.fill_(updates)
+        learner.updates = updates
         assert learner._near(plans).std().item() == pytest.approx(std, rel=0.05)
 
 

@@ -165,7 +165,9 @@ class NumpySAC:
         self.actor_grads = flat(self.actor.backward(np.concatenate((du, ds), 1))[0])
         self.actor_adam.step(self.actor_grads)
         if self.c.auto_alpha:
-            target_entropy = -self.c.target_entropy_scale * A
+            calm = self.c.calm_after and self.updates >= self.c.calm_after
+            scale = self.c.calm_entropy_scale if calm else self.c.target_entropy_scale
+            target_entropy = -scale * A
             self.alpha_adam.step([np.array([-(log_prob + target_entropy).mean()])])
         return float((alpha * log_prob - qs.min(0)).mean()), float(-log_prob.mean())
 
@@ -243,6 +245,7 @@ def run_both(sac: SAC, reference: NumpySAC, updates: int = 3, ones: bool = False
         ({"alpha0": 0.01}, {}),
         ({"alpha_lr": 0.05}, {}),
         ({"target_entropy_scale": 2.0, "alpha_lr": 0.05}, {}),
+        ({"calm_after": 2, "calm_entropy_scale": 5.0, "alpha_lr": 0.05}, {}),
         ({"actor_every": 2}, {}),
     ],
     ids=str,
