@@ -12,7 +12,6 @@ Rows: results/beside/rows.csv.
 
 from __future__ import annotations
 
-import csv
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ import tyro
 from etude.config import replace
 from etude.evaluate.metrics import RunningCoverage, policy_metrics
 from etude.evaluate.rollouts import rollout_skills
+from etude.evaluate.trials import tables
 from etude.skills.discovery import Discovery, preset
 
 ENV = "point-open"
@@ -71,15 +71,11 @@ def main(args: Arguments) -> None:
     """Every run that has no row."""
     torch.set_num_threads(1)
     FILE.parent.mkdir(parents=True, exist_ok=True)
-    rows = list(csv.DictReader(FILE.open())) if FILE.is_file() else []
-    known = {(row["arm"], int(row["seed"])) for row in rows}
+    known = {(row["arm"], row["seed"]) for row in tables.read(FILE, ("arm",))}
     for seed, arm in ((s, a) for s in args.seeds for a in ARMS if (a, s) not in known):
-        rows.append(one(arm, seed, args.steps))
-        with FILE.open("w", newline="") as file:
-            writer = csv.DictWriter(file, HEAD)
-            writer.writeheader()
-            writer.writerows(rows)
-        print(rows[-1], flush=True)
+        row = one(arm, seed, args.steps)
+        tables.append(FILE, [row])
+        print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,10 @@ Rows: results/single_goal/arms.csv, and a picture of *left* and *left_random* of
 
 from __future__ import annotations
 
-import csv
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -37,6 +36,7 @@ from etude.envs.maps import Cell
 from etude.envs.tasks.points import PointMazeGoal
 from etude.evaluate import canvas
 from etude.evaluate.rollouts import rollout_skills
+from etude.evaluate.trials import tables
 from etude.skills.discovery import Discovery, preset
 from etude.skills.learners.crl import Crl
 
@@ -167,14 +167,14 @@ def one(env: Maze, arm: Arm, seed: int, steps: int) -> dict[str, object]:
     return {name: values[name] for name in HEAD}
 
 
-def draw(env: str, rows: list[dict[str, str]]) -> None:
+def draw(env: str, rows: list[dict[str, Any]]) -> None:
     """Way left to the goal for each seed: after the uniform actions, and after training."""
     note = "Metres of way from the nearest place reached; ring: by uniform actions, dot: by all."
     figure, axes = canvas.blank(f"{env}: one goal, which nobody had been to", note, 3.2)
     for place, (arm, colour) in enumerate(zip(("crl", "sac"), canvas.PALETTE, strict=False)):
         own = [row for row in rows if (row["env"], row["arm"]) == (env, arm)]
-        seed = [int(row["seed"]) + 0.2 * place for row in own]
-        before, after = ([float(row[name]) for row in own] for name in ("left_random", "left"))
+        seed = [row["seed"] + 0.2 * place for row in own]
+        before, after = ([row[name] for row in own] for name in ("left_random", "left"))
         axes.vlines(seed, after, before, colour)
         axes.scatter(seed, before, 50, facecolor="white", edgecolor=colour, zorder=3)
         axes.scatter(seed, after, 50, colour, label=arm, zorder=4)
@@ -187,16 +187,13 @@ def main(args: Arguments) -> None:
     """Every run that has no row."""
     torch.set_num_threads(1)
     FILE.parent.mkdir(parents=True, exist_ok=True)
-    rows = list(csv.DictReader(FILE.open())) if FILE.is_file() else []
-    known = {(row["env"], row["arm"], int(row["seed"])) for row in rows}
+    rows = tables.read(FILE, ("env", "arm"))
+    known = {(row["env"], row["arm"], row["seed"]) for row in rows}
     for seed in args.seeds:
         for arm in args.arms:
             if (args.env, arm, seed) not in known:
                 rows.append(one(args.env, arm, seed, args.steps))
-                with FILE.open("w", newline="") as file:
-                    writer = csv.DictWriter(file, HEAD)
-                    writer.writeheader()
-                    writer.writerows(rows)
+                tables.append(FILE, rows[-1:])
                 print(rows[-1], flush=True)
     draw(args.env, rows)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 from collections.abc import Sequence
 from contextlib import closing
@@ -26,6 +24,7 @@ from etude.evaluate import canvas, compare, plots
 from etude.evaluate.arms import ARMS, COMMON
 from etude.evaluate.report import JSON, MARKDOWN
 from etude.evaluate.rollouts import library_for, rollout_task
+from etude.evaluate.trials import tables
 from etude.evaluate.trials.report import report_comparison
 from etude.evaluate.trials.untrained import CONTROLLERS, Given, judge
 from etude.logger import Logger
@@ -313,11 +312,7 @@ def _without_training(job: Job, untrained: Untrained, folder: Path) -> int:
         job.library, job.task, job.config, arms=["hierarchical"], seeds=tuple(job.seeds)
     )
     rows = [judge(replace(spec, arm=untrained.controller), given) for spec in specs]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    checkpoint.write_text(folder / "trials.csv", text.getvalue())
+    tables.append(folder / compare.TRIALS, rows)
     runs.write_json(folder / JSON, {"trials": rows, "provenance": job.provenance})
     for row in rows:
         rate = row["success_rate"]
