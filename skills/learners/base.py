@@ -161,6 +161,15 @@ class Learner(nn.Module, ABC):
         return {k: v for k, v in sorted(vars(self).items()) if isinstance(v, torch.optim.Optimizer)}
 
 
+def affine(scale: Tensor, shift: Tensor) -> nn.Sequential:
+    """x -> scale * x + shift, both (N,), as a network that a library can hold."""
+    layer = nn.Linear(len(scale), len(shift))
+    with torch.no_grad():
+        layer.weight.copy_(scale.diag())
+        layer.bias.copy_(shift)
+    return nn.Sequential(layer)
+
+
 def descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
     """A gradient step of the optimiser's own parameters, whatever else the loss depends on."""
     weights = [p for group in optimiser.param_groups for p in group["params"]]

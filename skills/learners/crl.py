@@ -40,7 +40,7 @@ from etude.agents.contrastive import Contrastive
 from etude.agents.replay import Batch, Replay
 from etude.config import Range
 from etude.errors import UsageError
-from etude.skills.learners.base import Learner, LearnerConfig, Spec
+from etude.skills.learners.base import Learner, LearnerConfig, Spec, affine
 from etude.skills.spaces import Cube
 
 VISITED = 256
@@ -115,8 +115,5 @@ class Crl(Learner):
         return self.encode(goal).clamp(-1, 1)
 
     def export(self) -> dict[str, nn.Sequential]:
-        place = nn.Linear(self.seen, self.seen)
-        with torch.no_grad():
-            place.weight.copy_(torch.eye(self.seen) / self.config.reach)
-            place.bias.zero_()
-        return {"goal": nn.Sequential(place)}
+        scale = torch.ones(self.seen) / self.config.reach
+        return {"goal": affine(scale, torch.zeros(self.seen))}

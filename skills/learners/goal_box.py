@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from etude.agents.replay import Batch, Replay
 from etude.config import Range
-from etude.skills.learners.base import Learner, LearnerConfig, Spec, descend
+from etude.skills.learners.base import Learner, LearnerConfig, Spec, affine, descend
 from etude.skills.spaces import Cube
 
 
@@ -123,8 +123,4 @@ class GoalBox(Learner):
         return self.encode(goal).clamp(-1, 1)
 
     def export(self) -> dict[str, nn.Sequential]:
-        place = nn.Linear(self.seen, self.seen)
-        with torch.no_grad():
-            place.weight.copy_((-self.log_width).exp().diag())
-            place.bias.copy_(-self.centre / self.log_width.exp())
-        return {"goal": nn.Sequential(place)}
+        return {"goal": affine((-self.log_width).exp(), -self.centre / self.log_width.exp())}
