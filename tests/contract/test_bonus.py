@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stopped import stopped
 from torch import Tensor
 
-from etude import checkpoint, cli
+from etude import cli
 from etude.agents.replay import Batch
-from etude.config import load, replace, to_dict
+from etude.config import load, replace
 from etude.errors import NotFiniteError, UsageError
 from etude.evaluate.metrics import RunningCoverage
 from etude.skills import learners
@@ -166,13 +167,7 @@ def test_learner_and_agent_start_as_without_it() -> None:
 def test_resume_is_bit_equal(host: str, bonus: str, asked: int, tmp_path: Path) -> None:
     whole = Discovery(small(host, bonus))
     whole.run()
-    times = iter(range(asked))
-    first = Discovery(small(host, bonus))
-    while first.epoch(stop=lambda: next(times, None) is None):
-        pass
-    path = checkpoint.save(tmp_path, "stopped", first.checkpoint())
-    second = Discovery(read_config(to_dict(first.config)))
-    second.restore(checkpoint.load(path))
+    second = stopped(Discovery(small(host, bonus)), asked, tmp_path)
     second.run()
     assert list(leaves(second.checkpoint())) == list(leaves(whole.checkpoint()))
     assert any(name.startswith("/bonus/weights") for name, _ in leaves(whole.checkpoint()))

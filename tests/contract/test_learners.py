@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stopped import stopped
 from torch import Tensor
 
 from etude import checkpoint
@@ -214,13 +214,7 @@ def test_resume_is_bit_equal_to_a_run_that_never_stopped(
         whole.epoch()
         rows.append(untimed(whole.metrics))
 
-    times = iter(range(asked + 1))
-    first = Discovery(config)
-    while first.epoch(stop=lambda: next(times, None) is None):
-        pass
-    path = checkpoint.save(tmp_path, "stopped", first.checkpoint())
-    second = Discovery(dataclasses.replace(config))
-    second.restore(checkpoint.load(path))
+    second = stopped(Discovery(config), asked + 1, tmp_path)
     seen = []
     while not (second.done and second.between_epochs):
         second.epoch()

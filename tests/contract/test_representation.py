@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stopped import stopped
 from torch import nn
 
-from etude import checkpoint, cli
+from etude import cli
 from etude.agents.networks import linear_layers
 from etude.agents.replay import Sequences
-from etude.config import load, replace, to_dict
+from etude.config import load, replace
 from etude.errors import UsageError
 from etude.evaluate.metrics import policy_metrics
 from etude.evaluate.rollouts import rollout_skills
@@ -206,13 +207,8 @@ def test_resume_is_bit_equal(learner: str, bonus: str, asked: int, tmp_path: Pat
         config = preset(learner, "point-open", bonus=bonus)
         return Discovery(replace(config, {**SMALL, **ON}))
 
-    whole, first, times = fresh(), fresh(), iter(range(asked))
+    whole, second = fresh(), stopped(fresh(), asked, tmp_path)
     whole.run()
-    while first.epoch(stop=lambda: next(times, None) is None):
-        pass
-    path = checkpoint.save(tmp_path, "stopped", first.checkpoint())
-    second = Discovery(read_config(to_dict(first.config)))
-    second.restore(checkpoint.load(path))
     second.run()
     for part in ("agent", "learner", "bonus", "representation"):
         one, other = getattr(second, part), getattr(whole, part)
