@@ -71,7 +71,8 @@ class Bonus(nn.Module):
 
 def _check(learner: Learner, host: Learner) -> None:
     """Refuse a pair that makes no sense, with the reason."""
-    bonus, name = (type(one).__module__.rpartition(".")[2] for one in (learner, host))
+    files = (type(one).__module__.rpartition(".")[2] for one in (learner, host))
+    bonus, name = (file.replace("_", "-") for file in files)
     if host.agent is None or not host.agent.rewarded:
         why = "has no agent" if host.agent is None else "has an agent that needs no reward"
         raise UsageError(f"{name} {why}, so nothing can be added to it: leave --bonus out.")

@@ -121,6 +121,7 @@ def test_a_bonus_draws_what_it_needs() -> None:
 @pytest.mark.parametrize(
     ("host", "bonus", "said"),
     [
+        ("metra", "goal-box", "bonus = goal-box rewards skills of"),
         ("lpe", "rnd", "lpe has no agent, so nothing can be added to it: leave --bonus out"),
         ("choreographer", "apt", "choreographer has no agent"),
         ("crl", "rnd", "crl has an agent that needs no reward"),
