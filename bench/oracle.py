@@ -14,7 +14,6 @@ Rows: results/oracle/control.csv.
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,7 @@ import tyro
 from etude.envs import registry
 from etude.envs.tasks.ant import AntMultiGoal
 from etude.evaluate.rollouts import rollout_skills, rollout_task
+from etude.evaluate.trials import tables
 from etude.evaluate.trials.tasks import most
 from etude.skills.controllers.goal_direction import GoalDirectionController
 from etude.skills.library import SkillLibrary
@@ -113,12 +113,7 @@ def main() -> None:
     library = SkillLibrary.load(args.library)
     rows = [control(library, task, hold) for task in args.tasks for hold in args.holds]
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not args.out.exists()
-    with args.out.open("a", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerows(rows)
+    tables.append(args.out, rows)
     for row in rows:
         print(*(f"{key} {value}" for key, value in row.items() if value is not None), sep=", ")
 
