@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from etude.envs import registry
 from etude.errors import UsageError, unknown
 from etude.evaluate.metrics import effective_skills
 from etude.evaluate.rollouts import TASK_EPISODES, rollout_task
-from etude.skills.compose import ComposeConfig, Trained, compose, flat
+from etude.skills.compose import Algo, ComposeConfig, Trained, compose, flat
 from etude.skills.controllers.base import Controller
 from etude.skills.controllers.best_skill import select
 from etude.skills.controllers.goal_direction import GoalDirectionController
@@ -52,7 +52,7 @@ class TrialSpec:
     """environment steps that the library cost"""
     config: ComposeConfig
     """budget, seed, k and algorithm of the arms with skills"""
-    flat_algo: Literal["ppo", "sac"]
+    flat_algo: Algo
     """algorithm of the arms without skills"""
     episodes: int = TASK_EPISODES
     """evaluation episodes"""
@@ -85,20 +85,20 @@ class Arm:
     """One explanation to test."""
 
     about: str
-    find: Callable[..., Found]
-    """of a spec and its library; `keeper` may come with them"""
+    find: Callable[[TrialSpec, SkillLibrary, Keeper | None], Found]
+    """of a spec, its library and what keeps the training of an arm that learns"""
     seeded: bool = True
     """whether the result depends on the seed"""
     own_library: bool = False
     """whether its skills are those of another library, which a plan has to name"""
 
 
-def run_trial(spec: TrialSpec, **kept: Keeper) -> dict[str, Any]:
+def run_trial(spec: TrialSpec, *, keeper: Keeper | None = None) -> dict[str, Any]:
     """Train one arm with one seed, judge it, and return its row (`curve` holds its learning).
 
     Args:
         spec: the arm, the seed and all else.
-        kept: `keeper`, which saves, stops and continues the training of an arm that learns.
+        keeper: saves, stops and continues the training of an arm that learns.
 
     Raises:
         EtudeError: the arm is not possible with this library, task or algorithm.
@@ -108,7 +108,7 @@ def run_trial(spec: TrialSpec, **kept: Keeper) -> dict[str, Any]:
         raise unknown("arm", spec.arm, ARMS)
     start = time.perf_counter()
     library = SkillLibrary.load(spec.library, spec.set)
-    found = ARMS[spec.arm].find(spec, library, **kept)
+    found = ARMS[spec.arm].find(spec, library, keeper)
     made = rollout_task(spec.task, found.level, found.controller, found.k, episodes=spec.episodes)
     used = found.level.library if isinstance(found.level, LibraryLevel) else None
     return {
@@ -171,21 +171,21 @@ def _trained(trained: Trained) -> Found:
     )
 
 
-def _hierarchical(spec: TrialSpec, library: SkillLibrary, **kept: Keeper) -> Found:
-    return _trained(compose(library, spec.task, spec.config, **kept))
+def _hierarchical(spec: TrialSpec, library: SkillLibrary, keeper: Keeper | None) -> Found:
+    return _trained(compose(library, spec.task, spec.config, keeper=keeper))
 
 
-def _untrained(spec: TrialSpec, library: SkillLibrary, **kept: Keeper) -> Found:
-    return _hierarchical(spec, library.untrained(spec.config.seed), **kept)
+def _untrained(spec: TrialSpec, library: SkillLibrary, keeper: Keeper | None) -> Found:
+    return _hierarchical(spec, library.untrained(spec.config.seed), keeper)
 
 
 def _flat(
     spec: TrialSpec,
     library: SkillLibrary,
+    keeper: Keeper | None,
     k: int = 1,
     extra: int = 0,
-    algo: Literal["ppo", "sac"] | None = None,
-    **kept: Keeper,
+    algo: Algo | None = None,
 ) -> Found:
     # `hyper` is left out: it was chosen for the arms with skills
     given = spec.config
@@ -198,53 +198,53 @@ def _flat(
         seed=given.seed,
         smdp=given.smdp,
     )
-    return _trained(flat(spec.task, config, **kept))
+    return _trained(flat(spec.task, config, keeper=keeper))
 
 
-def _flat_ppo(spec: TrialSpec, library: SkillLibrary, **kept: Keeper) -> Found:
-    return _flat(spec, library, algo="ppo", **kept)
+def _flat_ppo(spec: TrialSpec, library: SkillLibrary, keeper: Keeper | None) -> Found:
+    return _flat(spec, library, keeper, algo="ppo")
 
 
-def _flat_sac(spec: TrialSpec, library: SkillLibrary, **kept: Keeper) -> Found:
-    return _flat(spec, library, algo="sac", **kept)
+def _flat_sac(spec: TrialSpec, library: SkillLibrary, keeper: Keeper | None) -> Found:
+    return _flat(spec, library, keeper, algo="sac")
 
 
-def _flat_long(spec: TrialSpec, library: SkillLibrary, **kept: Keeper) -> Found:
-    return _flat(spec, library, extra=spec.pretraining_steps, **kept)
+def _flat_long(spec: TrialSpec, library: SkillLibrary, keeper: Keeper | None) -> Found:
+    return _flat(spec, library, keeper, extra=spec.pretraining_steps)
 
 
-def _action_repeat(spec: TrialSpec, library: SkillLibrary, **kept: Keeper) -> Found:
-    return _flat(spec, library, k=spec.config.k, **kept)
+def _action_repeat(spec: TrialSpec, library: SkillLibrary, keeper: Keeper | None) -> Found:
+    return _flat(spec, library, keeper, k=spec.config.k)
 
 
 def _level(spec: TrialSpec, library: SkillLibrary) -> LibraryLevel:
     return LibraryLevel(library, fallback=spec.config.fallback)
 
 
-def _random_skill(spec: TrialSpec, library: SkillLibrary, **_: Keeper) -> Found:
+def _random_skill(spec: TrialSpec, library: SkillLibrary, _: Keeper | None) -> Found:
     controller = RandomController(library, registry.spec(spec.task), spec.config.seed)
     return Found(_level(spec, library), controller, spec.config.k)
 
 
-def _random_action(spec: TrialSpec, library: SkillLibrary, **_: Keeper) -> Found:
+def _random_action(spec: TrialSpec, library: SkillLibrary, _: Keeper | None) -> Found:
     width = registry.spec(spec.task).action_dim
     rng = np.random.default_rng(spec.config.seed)
     draw = Plain(lambda n: rng.uniform(-1, 1, (n, width)).astype(np.float32))
     return Found(PrimitiveLevel(width), draw, spec.config.k)
 
 
-def _zero_shot(spec: TrialSpec, library: SkillLibrary, **_: Keeper) -> Found:
+def _zero_shot(spec: TrialSpec, library: SkillLibrary, _: Keeper | None) -> Found:
     controller = GoalDirectionController(library, registry.spec(spec.task))
     return Found(_level(spec, library), controller, 1)
 
 
-def _planner(spec: TrialSpec, library: SkillLibrary, **_: Keeper) -> Found:
+def _planner(spec: TrialSpec, library: SkillLibrary, _: Keeper | None) -> Found:
     k = spec.config.k
     controller = PlannerController(library, registry.spec(spec.task), k, spec.config.seed)
     return Found(_level(spec, library), controller, k)
 
 
-def _best_skill(spec: TrialSpec, library: SkillLibrary, **_: Keeper) -> Found:
+def _best_skill(spec: TrialSpec, library: SkillLibrary, _: Keeper | None) -> Found:
     """Successive episodes for each candidate within the budget; the best mean return wins."""
     space, level, k = library.space, _level(spec, library), spec.config.k
     skills = space.even(space.n if isinstance(space, Discrete) else CANDIDATES)

@@ -48,7 +48,8 @@ def save(figure: Figure, path: Path) -> Path:
     for tones in TONES:
         rounded = ((pixels + tones // 2) // tones * tones).clip(0, 255).astype(np.uint8)
         file = BytesIO()
-        imsave(file, rounded, metadata={"Software": None})
+        # None leaves the entry out; matplotlib's stub allows texts only
+        imsave(file, rounded, metadata={"Software": None})  # type: ignore[dict-item]
         if file.tell() <= LIMIT:
             break
     path.parent.mkdir(parents=True, exist_ok=True)

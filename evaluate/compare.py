@@ -92,8 +92,8 @@ def plan(
             raise unknown("arm", arm, ARMS)
         if ARMS[arm].own_library and arm not in libraries:
             raise UsageError(f'arm "{arm}" has a library of its own: say which in `libraries`.')
-    flat_algo = flat_algo or ("ppo" if config.algo == "dqn" else config.algo)
-    first = TrialSpec("", task, "", "", "", 0, config, flat_algo, episodes)
+    algo = flat_algo or ("ppo" if config.algo == "dqn" else config.algo)
+    first = TrialSpec("", task, "", "", "", 0, config, algo, episodes)
     first = _with_library(first, library)
     firsts = {
         arm: _with_library(first, libraries[arm]) if ARMS[arm].own_library else first

@@ -75,8 +75,10 @@ class Run(Protocol):
     """training time so far, evaluation not counted"""
     collected: np.ndarray
     """descriptors of the last epoch's episodes, (N, T+1, D)"""
-    metrics: Mapping[str, float]
-    """what the learner said of the last epoch"""
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """What the learner said of the last epoch."""
 
     @property
     def done(self) -> bool:

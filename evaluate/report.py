@@ -58,8 +58,8 @@ def report_library(
         mi_episodes: to measure with how many nats the skills tell; 0: as the run last did, if so.
         seed: of skills and starts.
     """
-    spec, how = registry.spec(env_id), {"steps": steps, "seed": seed}
-    made = rollout_skills(library, env_id, episodes=episodes, **how)
+    spec = registry.spec(env_id)
+    made = rollout_skills(library, env_id, episodes=episodes, steps=steps, seed=seed)
     figures = {
         "trajectories.png": plots.trajectories(made, library.space),
         "occupancy.png": plots.occupancy(made),
@@ -72,11 +72,11 @@ def report_library(
         "learner": library.learner,
         "space": library.space.to_json(),
         "environment": env_id,
-        "evaluation": {"episodes": episodes, **how},
+        "evaluation": {"episodes": episodes, "steps": steps, "seed": seed},
         "metrics": metrics.policy_metrics(made.paths, spec.cell),
         "units": _units(spec),
         **_one_by_one(library, env_id, steps, seed),
-        "information": _information(library, env_id, history, mi_episodes, **how),
+        "information": _information(library, env_id, history, mi_episodes, steps, seed),
         "history": list(history),
         "made_by": library.provenance,
         "provenance": provenance,
@@ -121,14 +121,15 @@ def _information(
     env_id: str,
     history: Sequence[Mapping[str, float]],
     episodes: int,
-    **how: int,
+    steps: int,
+    seed: int,
 ) -> dict[str, Any] | None:
     """How many nats the skills tell, measured anew or by the run, and what the learner claims."""
     last = next((row for row in reversed(history) if "mi_nats" in row), {})
     if episodes:
-        found = rollout_mi(library, env_id, episodes=episodes, folds=FOLDS, **how)
+        found = rollout_mi(library, env_id, episodes=episodes, steps=steps, seed=seed, folds=FOLDS)
     elif last:
-        found, episodes, how = monitor.information(last), int(last["mi_episodes"]), {"steps": STEPS}
+        found, episodes, steps = monitor.information(last), int(last["mi_episodes"]), STEPS
     else:
         return None
     return {
@@ -136,7 +137,7 @@ def _information(
         "skills": found.size,
         "features": list(registry.spec(env_id).descriptor),
         "episodes": episodes,
-        "steps": how["steps"],
+        "steps": steps,
         "claim": {k: last[k] for k in monitor.CLAIMED if k in last} or None,
     }
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -160,9 +160,11 @@ def rollout_mi(
         Stopped: `stop()` was true.
         UsageError: no such environment or field, or too few episodes.
     """
-    given = nullcontext(env)
+    given: AbstractContextManager[BatchedEnv]
     if isinstance(env, str):
         given = closing(registry.make_vec(env, max(1, min(TOGETHER, episodes)), max_steps=steps))
+    else:
+        given = nullcontext(env)
     with given as venv:
         z, first, last = _ends(skills, venv, fields, episodes, steps, seed, stop)
     return skillset_mi(last, z, skills.space, first, seed, folds, stop)

@@ -44,12 +44,14 @@ from etude.skills.vec_env import (
 
 FOLDER = "controller"
 
+Algo = Literal["ppo", "sac", "dqn", "maskable-ppo"]
+
 
 @dataclass(frozen=True)
 class ComposeConfig(Config):
     """One run of a controller on a task."""
 
-    algo: Literal["ppo", "sac", "dqn", "maskable-ppo"] = "ppo"
+    algo: Algo = "ppo"
     """ppo: any skills; sac: continuous; dqn: discrete; maskable-ppo: only those that may begin"""
     k: Annotated[int, Range(1)] = 25
     """environment steps a skill is held (METRA: 25 for ant and half-cheetah)"""

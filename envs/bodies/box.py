@@ -59,7 +59,7 @@ class BoxBatch:
 
     def get_data(self, i: int) -> np.ndarray:
         """Where point `i` is, to draw."""
-        return self.state[i].copy()
+        return np.array(self.state[i])
 
 
 class BoxPainter:
@@ -74,8 +74,8 @@ class BoxPainter:
         y = 0.5 - side * (np.arange(height)[:, None] - (height - 1) / 2)
         inside = (np.abs(x - 0.5) <= 0.5) & (np.abs(y - 0.5) <= 0.5)
         picture = np.where(inside[..., None], PAPER, EDGE).astype(np.uint8)
-        discs = [(m.place, m.radius, np.array(m.colour[:3]) * 255) for m in marks]
-        for (left, up, *_), radius, colour in [*discs, (place, RADIUS, POINT)]:
+        discs = [(np.array(m.place), m.radius, np.array(m.colour[:3]) * 255) for m in marks]
+        for (left, up, *_), radius, colour in [*discs, (place, RADIUS, np.array(POINT))]:
             picture[np.hypot(x - left, y - up) <= radius] = colour
         return picture
 

@@ -90,7 +90,7 @@ def _run(
                 if stop():
                     raise Stopped
                 while waiting and len(running) < max(1, workers):
-                    executor = idle.pop() if idle else _worker(threads, end)
+                    executor = idle.pop() if idle else _worker(end)
                     job = waiting.popleft()
                     running[clock.start(executor, function, job)] = executor, job
                 clock.kill_the_late()
@@ -144,8 +144,8 @@ class _Clock:
         return error
 
 
-def _worker(thread: bool, end: Event | threading.Event) -> Executor:
-    if thread:
+def _worker(end: Event | threading.Event) -> Executor:
+    if isinstance(end, threading.Event):
         return ThreadPoolExecutor(1, initializer=_heed, initargs=(end,))
     return ProcessPoolExecutor(1, SPAWN, _begin, (end,))
 

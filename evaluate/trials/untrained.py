@@ -81,7 +81,9 @@ def judge(spec: TrialSpec, given: Given | None = None) -> dict[str, Any]:
 
 def _arm(name: str) -> Controller:
     """An arm of comparisons, which is the same thing."""
-    return Controller(ARMS[name].about, lambda spec, library, _: ARMS[name].find(spec, library))
+    return Controller(
+        ARMS[name].about, lambda spec, library, _: ARMS[name].find(spec, library, None)
+    )
 
 
 def _level(spec: TrialSpec, library: SkillLibrary) -> LibraryLevel:

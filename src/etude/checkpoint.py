@@ -310,7 +310,7 @@ def _insert(tree: dict[str, Any], key: str, value: Any) -> None:
 def _split(node: Any, prefix: str, arrays: dict[str, np.ndarray], logs: dict[str, Rows]) -> Any:
     """Move the arrays and the rows of a tree aside; what is left can be written as JSON."""
     if isinstance(node, Mapping):
-        rest = {}
+        rest: dict[str, Any] = {}
         for key, value in node.items():
             name = str(key)
             assert SEPARATOR not in name, name
@@ -323,10 +323,10 @@ def _split(node: Any, prefix: str, arrays: dict[str, np.ndarray], logs: dict[str
         return rest
     if isinstance(node, (list, tuple)):
         inside: dict[str, Any] = {}
-        rest = [_split(item, prefix, inside, inside) for item in node]
+        items = [_split(item, prefix, inside, inside) for item in node]
         if inside:
             raise TypeError(f"{next(iter(inside))}: a list of a checkpoint cannot hold arrays")
-        return rest
+        return items
     if isinstance(node, (bool, int, float, str)) or node is None:
         return node
     raise TypeError(f"{prefix}: a {type(node).__name__} cannot be a leaf of a checkpoint")

@@ -124,11 +124,13 @@ def fake_training(calls: list[tuple]) -> SimpleNamespace:
         still = OneSkillController(np.zeros(2, np.float32))
         return SimpleNamespace(level=level, controller=still, config=config, stats=stats)
 
-    def compose(lib: SkillLibrary, task: str, config: ComposeConfig) -> SimpleNamespace:
+    def compose(
+        lib: SkillLibrary, task: str, config: ComposeConfig, *, keeper: None
+    ) -> SimpleNamespace:
         calls.append((lib, task, config))
         return trained(LibraryLevel(lib), config)
 
-    def flat(task: str, config: ComposeConfig) -> SimpleNamespace:
+    def flat(task: str, config: ComposeConfig, *, keeper: None) -> SimpleNamespace:
         calls.append((None, task, config))
         return trained(PrimitiveLevel(2), config)
 

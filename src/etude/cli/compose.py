@@ -21,7 +21,7 @@ from etude.config import Config, Range, from_dict, to_dict
 from etude.envs import registry
 from etude.errors import LibraryError, Stopped, UsageError, unknown
 from etude.evaluate import canvas, compare, plots
-from etude.evaluate.arms import ARMS, COMMON
+from etude.evaluate.arms import ARMS, COMMON, TrialSpec
 from etude.evaluate.report import JSON, MARKDOWN
 from etude.evaluate.rollouts import library_for, rollout_task
 from etude.evaluate.trials import tables
@@ -92,7 +92,7 @@ class Job:
     provenance: dict[str, Any]
 
     @property
-    def specs(self) -> list[compare.TrialSpec]:
+    def specs(self) -> list[TrialSpec]:
         """The trials, of which a run of one controller has a single one."""
         return compare.plan(self.library, self.task, self.config, arms=self.arms, seeds=self.seeds)
 
@@ -154,6 +154,7 @@ def main(argv: Sequence[str]) -> int:
             "`compose half-cheetah-metra --task half-cheetah-goal`; --help lists the options."
         )
     args = tyro.cli(Arguments, args=rest, prog="compose LIBRARY --task TASK")
+    assert named is not None  # --help has ended the program by now
     library = library_for(known.task, named)
     seeds = [args.config.seed + i for i in range(args.comparing.seeds)]
     made = runs.provenance(["compose", *argv])
@@ -215,7 +216,7 @@ def arms(chosen: str | tuple[str, ...], library: SkillLibrary) -> list[str]:
 
 
 def run(
-    specs: Sequence[compare.TrialSpec],
+    specs: Sequence[TrialSpec],
     folder: Path,
     stop: runs.Stop,
     workers: int | None = None,

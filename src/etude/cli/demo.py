@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -110,7 +110,7 @@ def show(demo: Demo, folder: Path, made: dict[str, Any], stop: runs.Stop) -> int
     return 0
 
 
-def table(rows: Sequence[dict[str, object]]) -> str:
+def table(rows: Sequence[Mapping[str, object]]) -> str:
     """Success, steps on the task and steps of practice of each arm."""
     lines = [f"{'arm':<15} {'success':>8} {'task steps':>11} {'practice':>9} {'k':>4}"]
     lines += [
