@@ -28,7 +28,15 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from etude import checkpoint
-from etude.agents.meta_config import MASKABLE, ON_POLICY, MetaConfig, check_choices, settings
+from etude.agents.meta_config import (
+    MASKABLE,
+    ON_POLICY,
+    MetaConfig,
+    check_choices,
+    gradient_steps,
+    rollout_shape,
+    settings,
+)
 from etude.agents.meta_state import Keeper, Saver, fill
 from etude.agents.smdp import (
     DurationCallback,
@@ -102,13 +110,10 @@ def make_model(
 
 def _ppo(algo: str, chosen: MetaConfig, num_envs: int) -> dict[str, Any]:
     masked = algo == MASKABLE
-    assert chosen.rollout is not None
-    assert chosen.batch_size is not None
-    n_steps = max(2, -(-chosen.rollout // num_envs))
-    size = n_steps * num_envs
+    n_steps, batch_size = rollout_shape(chosen, num_envs)
     return {
         "n_steps": n_steps,
-        "batch_size": max(b for b in range(1, chosen.batch_size + 1) if size % b == 0),
+        "batch_size": batch_size,
         "n_epochs": chosen.epochs,
         "gae_lambda": chosen.gae_lambda,
         "ent_coef": chosen.ent_coef,
@@ -117,13 +122,12 @@ def _ppo(algo: str, chosen: MetaConfig, num_envs: int) -> dict[str, Any]:
 
 
 def _off_policy(algo: str, chosen: MetaConfig, num_envs: int) -> dict[str, Any]:
-    assert chosen.updates_per_decision is not None
     shared: dict[str, Any] = {
         "batch_size": chosen.batch_size,
         "learning_starts": chosen.learning_starts,
         "buffer_size": chosen.buffer_size,
         "train_freq": 1,  # one decision in every environment, then its updates
-        "gradient_steps": max(1, round(chosen.updates_per_decision * num_envs)),
+        "gradient_steps": gradient_steps(chosen, num_envs),
         "replay_buffer_class": SMDPReplayBuffer,
     }
     if algo == "sac":

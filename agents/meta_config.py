@@ -124,6 +124,34 @@ def settings(algo: str, k: int, hyper: MetaConfig | None = None) -> MetaConfig:
     return replace(preset, given)
 
 
+def rollout_shape(chosen: MetaConfig, num_envs: int) -> tuple[int, int]:
+    """PPO's steps per environment between two updates, and its batch, which divides them all."""
+    assert chosen.rollout is not None
+    assert chosen.batch_size is not None
+    n_steps = max(2, -(-chosen.rollout // num_envs))
+    size = n_steps * num_envs
+    return n_steps, max(b for b in range(1, chosen.batch_size + 1) if size % b == 0)
+
+
+def gradient_steps(chosen: MetaConfig, num_envs: int) -> int:
+    """Updates of SAC and DQN after one decision in every environment."""
+    assert chosen.updates_per_decision is not None
+    return max(1, round(chosen.updates_per_decision * num_envs))
+
+
+def update_ratio(algo: str, k: int, num_envs: int, hyper: MetaConfig | None = None) -> float:
+    """Gradient steps per decision of whichever environment, once an algorithm learns.
+
+    Raises:
+        UsageError: an unknown algorithm, or a value that it has no use for.
+    """
+    chosen = settings(algo, k, hyper)
+    if algo in ON_POLICY:
+        assert chosen.epochs is not None
+        return chosen.epochs / rollout_shape(chosen, num_envs)[1]
+    return gradient_steps(chosen, num_envs) / num_envs
+
+
 def check_choices(algo: str, space: spaces.Space[Any], every_step: bool = False) -> None:
     """Raise UsageError unless `algo` can choose from `space`, and learn from every step."""
     if algo == "sac" and not isinstance(space, spaces.Box):

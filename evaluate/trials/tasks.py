@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from etude.agents.meta_config import PRESETS, update_ratio
 from etude.checkpoint import write_text
 from etude.config import replace
 from etude.envs import registry
@@ -34,6 +35,7 @@ from etude.skills.library_card import markdown_table
 
 TABLE, FIRST = "table.md", "hierarchical"
 FLAT = ("flat", "flat-ppo", "flat-sac")
+WITHOUT_SKILLS = (*FLAT, "flat-long", "action-repeat")
 WAYS = tuple(arm for arm in ARMS if arm not in ("flat", "flat-long", "planner"))
 """All but `flat`, which is one of two others, `flat-long`, whose budget is not that of the others
 (and ten times as long), and `planner`, for which a library needs a model."""
@@ -181,6 +183,7 @@ def report(folder: Path, found: Comparison) -> str:
     parts += [
         _by_distance(found, task) for task in tasks if SUITE[task].by_distance and task in present
     ]
+    parts.append(_updates(found, tasks))
     if found.failures:
         failures = [(spec.task, spec.arm, spec.config.seed, why) for spec, why in found.failures]
         parts.append(markdown_table(("task", "arm", "seed", "why there is no result"), failures))
@@ -216,6 +219,23 @@ def _by_task(what: str, values: Values, tasks: Sequence[str]) -> str:
         for arm, own in values.items()
     ]
     return markdown_table(heads, lines) + "\n"
+
+
+def _updates(found: Comparison, tasks: Sequence[str]) -> str:
+    """Gradient steps of each arm that learns per thousand environment steps, and by what."""
+    told: dict[str, dict[str, str]] = {}
+    configs = {(spec.task, spec.arm): spec.config for spec in found.specs}
+    for row in found.rows:
+        arm, task, algo = row["arm"], row["task"], row.get("algo")
+        if algo in PRESETS:
+            config = configs[task, arm]
+            hyper = None if arm in WITHOUT_SKILLS else config.hyper
+            ratio = update_ratio(algo, row["k"], config.num_envs, hyper)
+            per_step = ratio * row["decisions"] / row["env_steps"]
+            told.setdefault(arm, {})[task] = f"{1000 * per_step:.3g} ({algo}, k = {row['k']})"
+    heads = ("updates per 1,000 steps", *tasks)
+    lines = [(arm, *(own.get(task, "–") for task in tasks)) for arm, own in told.items()]
+    return markdown_table(heads, lines) + "\n" if lines else ""
 
 
 def _by_distance(found: Comparison, task: str) -> str:

@@ -16,8 +16,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from etude.agents import meta
-from etude.agents.meta_config import PRESETS, PRIMITIVE, MetaConfig, settings
+from etude.agents.meta_config import PRESETS, PRIMITIVE, MetaConfig, settings, update_ratio
 from etude.agents.smdp import (
+    DurationCallback,
     EveryStepReplayBuffer,
     SMDPReplayBuffer,
     SMDPRolloutBuffer,
@@ -30,6 +31,7 @@ DISCRETE, CONTINUOUS = spaces.Discrete(3), spaces.Box(-1, 1, (2,), np.float32)
 PAIR = spaces.MultiDiscrete([3, 2])  # a skill and its duration
 DURATIONS = (7, 5, 2)  # steps of an episode's three decisions
 SMALL = MetaConfig(hidden=(8,), batch_size=16)
+RATIO = {"rollout": 30, "epochs": 4}
 
 
 class Bandit(VecEnv):
@@ -97,6 +99,19 @@ def make(algo, space, hyper=None, seed=0, **kwargs):
 
 
 # ---- presets
+
+
+@pytest.mark.parametrize(("algo", "space"), [("sac", CONTINUOUS), ("ppo", DISCRETE)])
+def test_the_stated_update_ratio_is_that_of_training(algo, space):
+    """Counted where gradients are applied: 60 decisions of 3 environments, 20 of them random."""
+    hyper = dataclasses.replace(SMALL, **({"learning_starts": 20} if algo == "sac" else RATIO))
+    model = meta.make_model(algo, Bandit(space, 3), gamma=0.9, k=7, seed=0, hyper=hyper)
+    optimiser = (model.actor if algo == "sac" else model.policy).optimizer
+    steps, step = [], optimiser.step
+    optimiser.step = lambda *args, **kwargs: (steps.append(1), step(*args, **kwargs))[1]
+    model.learn(60, callback=DurationCallback() if algo == "ppo" else None)
+    learnt_from = 60 if algo == "ppo" else 60 - 21 + 3  # it begins with the first step past 20
+    assert len(steps) == learnt_from * update_ratio(algo, 7, 3, hyper)
 
 
 @pytest.mark.parametrize("algo", PRESETS)

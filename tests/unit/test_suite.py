@@ -77,6 +77,22 @@ def test_the_table_says_who_is_better_and_when_a_library_has_paid(tmp_path: Path
     assert (tmp_path / "profiles.png").stat().st_size > 5000
 
 
+def test_the_table_states_how_often_each_arm_learns(tmp_path: Path) -> None:
+    """PPO: 10 passes over batches of 128; SAC without skills: an update for eight steps."""
+    learnt = {"algo": "ppo", "k": 25, "decisions": 8_000, "env_steps": 200_000}
+    flat = {"algo": "sac", "k": 1, "decisions": 200_000, "env_steps": 200_000}
+    rows = [
+        row(MAZE, "hierarchical", 0, 0.9, **learnt),
+        row(MAZE, "flat-sac", 0, 0.0, **flat),
+        row(MAZE, "best-skill", 0, 0.5, **{**learnt, "algo": "selection"}),
+    ]
+    text = report(tmp_path, trials(*rows))
+    assert f"| updates per 1,000 steps | {MAZE} |" in text
+    assert "| hierarchical | 3.12 (ppo, k = 25) |" in text  # 1000 / 25 * 10 / 128
+    assert "| flat-sac | 125 (sac, k = 1) |" in text
+    assert "(selection" not in text
+
+
 def test_without_a_success_the_flat_arm_needs_the_whole_budget(tmp_path: Path) -> None:
     skills = row(MAZE, "hierarchical", 0, 0.9, pretraining_steps=360_000, first_success=20_000)
     text = report(tmp_path, trials(skills, row(MAZE, "flat", 0, 0.0)))
