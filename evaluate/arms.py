@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class TrialSpec:
     """environment steps that the library cost"""
     config: ComposeConfig
     """budget, seed, k and algorithm of the arms with skills"""
-    flat_algo: Algo
+    flat_algo: Literal["ppo", "sac"]
     """algorithm of the arms without skills"""
     episodes: int = TASK_EPISODES
     """evaluation episodes"""

@@ -92,7 +92,7 @@ def plan(
             raise unknown("arm", arm, ARMS)
         if ARMS[arm].own_library and arm not in libraries:
             raise UsageError(f'arm "{arm}" has a library of its own: say which in `libraries`.')
-    algo = flat_algo or ("ppo" if config.algo == "dqn" else config.algo)
+    algo = flat_algo or ("sac" if config.algo == "sac" else "ppo")
     first = TrialSpec("", task, "", "", "", 0, config, algo, episodes)
     first = _with_library(first, library)
     firsts = {

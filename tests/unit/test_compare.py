@@ -98,7 +98,7 @@ def test_an_arm_may_have_a_library_of_its_own(library, tmp_path):
 
 
 def test_flat_arms_take_an_algorithm_for_continuous_actions(library):
-    for algo, flat in (("ppo", "ppo"), ("sac", "sac"), ("dqn", "ppo")):
+    for algo, flat in (("ppo", "ppo"), ("sac", "sac"), ("dqn", "ppo"), ("maskable-ppo", "ppo")):
         plan = compare.plan(library, TASK, ComposeConfig(algo=algo), arms=["flat"])
         assert plan[0].flat_algo == flat
 
