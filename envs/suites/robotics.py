@@ -17,9 +17,9 @@ import numpy as np
 from gymnasium import spaces
 
 from etude.envs.bodies.locomotion import Ant
-from etude.envs.external.adapter import Read, is_our_ant, map_constants, mechanics
-from etude.envs.external.compat import give_plain_enums
 from etude.envs.spec import EnvSpec, Field
+from etude.envs.suites.adapter import Read, is_our_ant, map_constants, mechanics
+from etude.envs.suites.compat import give_plain_enums
 
 with contextlib.redirect_stderr(io.StringIO()):  # a notice about versions of Adroit's dense rewards
     import gymnasium_robotics

@@ -16,8 +16,8 @@ import numpy as np
 import ogbench  # noqa: F401  registers its tasks
 
 from etude.envs.bodies.locomotion import Ant
-from etude.envs.external.adapter import Read, map_constants, mechanics
 from etude.envs.spec import EnvSpec, Field
+from etude.envs.suites.adapter import Read, map_constants, mechanics
 
 PLACE = (Field("x", 1), Field("y", 1))
 BALL = tuple(Field(f"ball_{axis}", 1) for axis in "xyz") + (Field("ball_quaternion", 4),)

@@ -16,9 +16,9 @@ import numpy as np
 from gymnasium import spaces
 
 from etude.envs.bodies.locomotion import Ant
-from etude.envs.external.compat import PrivateRandom, passing_files
-from etude.envs.external.suites import suite_of
+from etude.envs.external import suite_of
 from etude.envs.spec import EnvSpec
+from etude.envs.suites.compat import PrivateRandom, passing_files
 from etude.errors import UsageError
 
 ROBOT = (

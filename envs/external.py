@@ -1,4 +1,14 @@
-"""The suites: what to install for each, which of its tasks can be used, and why others cannot."""
+"""Tasks of gymnasium-robotics and OGBench, in the form that everything here expects.
+
+    from etude.envs import external
+
+    env = external.make("AntMaze_UMaze-v5")  # pip install 'etude-rl[robotics]'
+    env = external.make("antmaze-large-v0")  # pip install 'etude-rl[ogbench]'
+
+Observations are flat and named, arrival pays 1 and ends the episode, a seed fixes everything; see
+`etude.envs.suites.adapter`. Nothing of a suite is imported before one of its tasks is asked for.
+`docs/external.md` tells what runs and every constant.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +20,7 @@ from importlib import import_module
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec
 
 from etude.errors import UsageError
 
@@ -75,7 +86,7 @@ SUITES = {
     "robotics": Suite(
         "robotics",
         "gymnasium_robotics",
-        "etude.envs.external.robotics",
+        "etude.envs.suites.robotics",
         refused={
             r"MujocoPy|envs\.mujoco\.": "needs mujoco_py, which nobody keeps up: ask for the "
             "newest version of the task",
@@ -87,7 +98,7 @@ SUITES = {
     "ogbench": Suite(
         "ogbench",
         "ogbench",
-        "etude.envs.external.ogbench",
+        "etude.envs.suites.ogbench",
         pythons=" (Python 3.11 or 3.12)",
         refused={
             r"^visual-": "shows pictures, which have no named fields: leave visual- out",
@@ -117,3 +128,31 @@ def ids(extra: str) -> list[str]:
     if extra not in SUITES:
         raise UsageError(f'unknown suite "{extra}": choose {" or ".join(SUITES)}.')
     return SUITES[extra].ids()
+
+
+def make(
+    env_id: str,
+    max_episode_steps: int | None = None,
+    render_mode: str | None = None,
+    **options: Any,
+) -> gymnasium.Env[Any, Any]:
+    """A task of another suite, with its time limit.
+
+    Args:
+        env_id: the suite's own name, such as "FetchReach-v4" or "antmaze-large-v0".
+        max_episode_steps: time limit in steps; None: the suite's own.
+        render_mode: "rgb_array" lets `render` draw; None: it draws nothing.
+        options: what the suite's environment takes, such as `maze_map`.
+
+    Raises:
+        UsageError: the suite is not installed, or has no such task that can be used here.
+    """
+    suite = suite_of(env_id)
+    suite.check(env_id)
+    spec = EnvSpec(
+        id=f"external/{env_id}",
+        entry_point="etude.envs.suites.adapter:ExternalEnv",
+        max_episode_steps=max_episode_steps or gymnasium.spec(env_id).max_episode_steps,
+        kwargs={"env_id": env_id, **options},
+    )
+    return gymnasium.make(spec, render_mode=render_mode)

@@ -1,0 +1,1 @@
+"""Adapters for the tasks of other packages; `etude.envs.external` makes them."""
