@@ -7,7 +7,9 @@ otherwise, but for the time limit.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -119,6 +121,12 @@ def mechanics(model: mujoco.MjModel, frame_skip: int) -> dict[str, Any]:
         "gear": model.actuator_gear[:, 0].tolist(),
         "gravity": 0.0 - float(model.opt.gravity[2]),
     }
+
+
+def xml_sha256(env: Any) -> str:
+    """SHA-256 of the XML that a suite's environment was built from; empty where it is no file."""
+    path = getattr(env, "fullpath", None)
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
 
 
 def is_our_ant(model: mujoco.MjModel) -> bool:

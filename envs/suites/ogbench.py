@@ -17,7 +17,7 @@ import ogbench  # noqa: F401  registers its tasks
 
 from etude.envs.bodies.locomotion import Ant
 from etude.envs.spec import EnvSpec, Field
-from etude.envs.suites.adapter import Read, map_constants, mechanics
+from etude.envs.suites.adapter import Read, map_constants, mechanics, xml_sha256
 
 PLACE = (Field("x", 1), Field("y", 1))
 BALL = tuple(Field(f"ball_{axis}", 1) for axis in "xyz") + (Field("ball_quaternion", 4),)
@@ -35,6 +35,7 @@ Buttons are right or wrong."""
 
 def make(env_id: str, **options: Any) -> Any:
     """The suite's environment without wrappers, with an action space that can be seeded."""
+    options.pop("render_mode", None)  # all of them draw, and arms warn when they are asked to
     with warnings.catch_warnings():  # its boxes are cast to float32
         warnings.filterwarnings("ignore", message=".*precision lowered by casting.*")
         env: Any = gymnasium.make(env_id, disable_env_checker=True, **options).unwrapped
@@ -68,6 +69,7 @@ def describe(env: Any, env_id: str, max_steps: int) -> tuple[EnvSpec, Read]:
         max_steps=max_steps,
         constants={**mechanics(env.model, skip), **_task_constants(env, env_id)},
         changes=("goal region",),
+        xml_sha256=xml_sha256(env),
     )
     assert spec.obs_dim == width + goal.dim, f"{env_id}: {spec.fields} are not {width} values"
 

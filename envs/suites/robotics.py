@@ -7,9 +7,7 @@ ant act there. Success is what the suite's own `info` calls so; the Kitchen's is
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -18,7 +16,7 @@ from gymnasium import spaces
 
 from etude.envs.bodies.locomotion import Ant
 from etude.envs.spec import EnvSpec, Field
-from etude.envs.suites.adapter import Read, is_our_ant, map_constants, mechanics
+from etude.envs.suites.adapter import Read, is_our_ant, map_constants, mechanics, xml_sha256
 from etude.envs.suites.compat import give_plain_enums
 
 with contextlib.redirect_stderr(io.StringIO()):  # a notice about versions of Adroit's dense rewards
@@ -57,7 +55,6 @@ def describe(env: Any, env_id: str, max_steps: int) -> tuple[EnvSpec, Read]:
     if ant:
         walls = int((model.geom_bodyid == 0).sum()) - 1
         changes = [f"geoms: {walls} walls", "reset_noise_scale 0.1 -> 0", *changes]
-    path = getattr(getattr(env, "ant_env", env), "fullpath", None)
     spec = EnvSpec(
         id=env_id,
         body="ant" if ant else f"robotics/{env_id.split('_')[0].split('-')[0]}",
@@ -71,7 +68,7 @@ def describe(env: Any, env_id: str, max_steps: int) -> tuple[EnvSpec, Read]:
         max_steps=max_steps,
         constants={**mechanics(model, skip), **_task_constants(env, env_id)},
         changes=tuple(changes),
-        xml_sha256=hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else "",
+        xml_sha256=xml_sha256(getattr(env, "ant_env", env)),
     )
     return spec, read
 

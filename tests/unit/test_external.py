@@ -147,7 +147,7 @@ def test_sb3_accepts_it(env_id: str) -> None:
     env.close()
 
 
-@pytest.mark.parametrize("env_id", [*EACH, pytest.param("cube-single-v0", marks=needs_ogbench)])
+@pytest.mark.parametrize("env_id", EACH)
 def test_a_seed_fixes_everything_and_nobody_else_is_disturbed(env_id: str) -> None:
     """OGBench draws task, start, goal and warm-up from generators that `reset(seed=)` misses."""
 

@@ -6,8 +6,10 @@ What a suite has as a bare number is measured here, or read where it stands.
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -80,8 +82,10 @@ def test_a_gripper_that_arrives_is_done() -> None:
 
 @needs_ogbench
 def test_a_cube_that_arrives_is_done() -> None:
+    """Its goal is seen after warm-up actions, which a seed must reach too."""
     env = external.make("cube-single-v0")
-    env.reset(seed=0, options={"task_id": 1})
+    one, again = (env.reset(seed=0, options={"task_id": 1})[0] for _ in range(2))
+    np.testing.assert_array_equal(one, again)
     arm = inner(env)
     assert spec_of(env).constants["goal_radius"] == 0.04
     for away, reward in ((0.05, 0), (0.03, 1)):
@@ -140,6 +144,39 @@ def test_bare_numbers_are_still_those_of_the_suite() -> None:
         kind = type(inner(external.make(f"{name}Sparse-v1")))
         line = next(t for t in inspect.getsource(kind.step).splitlines() if "goal_achieved =" in t)
         assert {*map(float, re.findall(r"[\d.]+", line))} == {*numbers.values()}, line
+
+
+COLUMNS = ["width", "goal", "actions", "dt", "limit", "radius", "gear", "cell", "wall", "noise"]
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "external.md").read_text()
+TABLE = [row.split("|")[1:-1] for row in PAGE.splitlines() if row.count("|") == len(COLUMNS) + 2]
+ARMS = ("cube", "scene", "puzzle", "Franka")  # a second each to make
+
+
+def row_of(cells: list[str]) -> Any:
+    env_id, *told = (cell.strip(" `") for cell in cells)
+    slow = [pytest.mark.slow] if env_id.startswith(ARMS) else []
+    return pytest.param(env_id, told, marks=[*slow, *([needs_ogbench] if env_id.islower() else [])])
+
+
+@pytest.mark.parametrize(("env_id", "told"), [row_of(cells) for cells in TABLE[2:]])
+def test_the_page_states_the_constants(env_id: str, told: list[str]) -> None:
+    spec = spec_of(external.make(env_id))
+    constants, widths = spec.constants, {field.name: field.dim for field in spec.fields}
+    gears = {*constants["gear"]} if "map" in constants else set()
+    found = {
+        "width": spec.obs_dim,
+        "goal": widths.get("goal"),
+        "actions": spec.action_dim,
+        "dt": round(spec.dt, 9),
+        "limit": spec.max_steps,
+        "radius": constants.get("goal_radius"),
+        "gear": gears.pop() if len(gears) == 1 else None,
+        "cell": constants.get("map_cell"),
+        "wall": constants.get("wall_height"),
+        "noise": constants.get("place_noise"),
+    }
+    assert [*found] == COLUMNS
+    assert [None if text == "-" else float(text) for text in told] == [*found.values()]
 
 
 # Skills
@@ -211,3 +248,18 @@ def test_sb3_chooses_skills_in_a_maze() -> None:
     assert venv.observation_space.shape == (31,)
     PPO("MlpPolicy", venv, n_steps=8, batch_size=8, n_epochs=1, device="cpu").learn(16)
     venv.close()
+
+
+@pytest.mark.skipif(os.environ.get("MUJOCO_GL") not in ("egl", "osmesa"), reason="no drawing here")
+@pytest.mark.parametrize(
+    "env_id", ["AntMaze_UMaze-v5", pytest.param("antmaze-medium-v0", marks=needs_ogbench)]
+)
+def test_pictures(env_id: str) -> None:
+    env = external.make(env_id, render_mode="rgb_array")
+    env.reset(seed=0)
+    picture = env.render()
+    assert picture.ndim == 3 and picture.dtype == np.uint8 and picture.std() > 5
+    env.close()
+    silent = external.make(env_id)
+    silent.reset(seed=0)
+    assert silent.unwrapped.render() is None
