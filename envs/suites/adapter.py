@@ -60,9 +60,9 @@ class ExternalEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         adapter = suite.load()
         if render_mode:
             options["render_mode"] = render_mode
-        self._random = PrivateRandom()
-        self._random.seed(0)
-        with passing_files(), self._random():
+        meanwhile = PrivateRandom()  # describing may need an episode, which draws
+        meanwhile.seed(0)
+        with passing_files(), meanwhile():
             try:
                 self.inner = adapter.make(env_id, **options)
             except TypeError as error:
