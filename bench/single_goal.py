@@ -1,25 +1,30 @@
 """One hard goal, nobody's reward: CRL told to reach the far end of a maze, against SAC paid there.
 
     python bench/single_goal.py                              all that has no row yet
-    python bench/single_goal.py --env point-maze-u --steps 40000 --arms crl
+    python bench/single_goal.py --env point-maze-u --steps 60000 --arms crl
 
 `crl` commands the maze's goal in every episode and learns from goals in hindsight ("A Single Goal
 is All You Need", Liu, Tang, Eysenbach 2024, arXiv:2408.05804). `sac` has the same loop, sizes of
-networks and number of updates, and a reward of 1 for being there. Both begin with the same
-number of steps of uniform actions, held for 1.6 s, because a step of this point is an eighth of a
-cell, and one of the paper's a whole one. *first* is the environment step after which a training
-episode had come to the goal, empty if none did; *hits* the number of training episodes that did;
-*left* the metres of way from the nearest place that training reached to the goal, in whole cells,
-and *left_random* those of the uniform actions; *success* the share of 20 episodes in which the
-policy without its noise comes there, after all steps; *cells* the cells of a metre entered.
+networks and number of updates, and a reward of 1 for being there. For both an action lasts `REPEAT`
+steps: a step of this point is an eighth of a cell, and one of the paper's a whole one. Both begin
+with the same uniform actions.
+
+*first* is the environment step after which a training episode had come to the goal, empty if none
+did; *hits* the number of training episodes that did; *left* the metres of way from the nearest
+place that training reached to the goal, in whole cells, and *left_random* those of the uniform
+actions; *late* the share of the last 100 training episodes that came to the goal, *success* that of
+20 episodes of the last policy without its noise, which alone brings the disc off a wall; *cells*
+the cells of a metre entered. Places are looked at where an action ends.
 
 Rows: results/single_goal/arms.csv, and a picture of *left* and *left_random* of each maze.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +37,7 @@ from etude.agents.replay import Batch
 from etude.agents.sac import SAC, SACConfig
 from etude.config import replace
 from etude.envs import registry
+from etude.envs.bodies.points import Point
 from etude.envs.maps import Cell
 from etude.envs.tasks.points import PointMazeGoal
 from etude.evaluate import canvas
@@ -40,24 +46,44 @@ from etude.evaluate.trials import tables
 from etude.skills.discovery import Discovery, preset
 from etude.skills.learners.crl import Crl
 
-EPISODES = 20
+EPISODES, LATE = 20, 100
 FILE = Path(__file__).resolve().parents[1] / "results" / "single_goal" / "arms.csv"
 HEAD = ["env", "arm", "seed", "env_steps", "updates", "first", "hits", "left_random", "left"]
-HEAD += ["success", "cells", "cpu_seconds"]
-RANDOM = 36_000  # steps
+HEAD += ["late", "success", "cells", "cpu_seconds"]
+REPEAT = 8
+"""Steps of the body for which an action lasts: 0.8 s, in which the disc crosses a cell."""
+EPISODE, RANDOM = 75, 4_500  # actions
 LOOP = {
     "num_envs": 4,
-    "episode_steps": 600,
+    "episode_steps": EPISODE,
     "updates_per_epoch": 300,
     "batch_size": 128,
     "visited_starts": 0.0,
     "random_steps": RANDOM,
     "warmup_steps": RANDOM,
-    "hold": 16,
 }
-AGENT = {"hidden": [64, 64], "dim": 16, "scale": 3.0, "target_entropy_scale": -0.45}
+AGENT = {"hidden": [64, 64], "dim": 16, "lr": 1e-3, "alpha_lr": 1e-3, "alpha0": 0.1}
+AGENT |= {"scale": 3.0, "target_entropy_scale": -0.45}
 Arm = Literal["crl", "sac"]
 Maze = Literal["point-maze-u", "point-maze-large"]
+
+
+class Slow(Point):
+    """The disc of a maze that looks up every `REPEAT` steps."""
+
+    frame_skip = REPEAT * Point.frame_skip
+
+    def __init__(self, env: Maze) -> None:
+        body = PointMazeGoal(env).body
+        spec = body.spec
+        super().__init__(body.maze, cell=spec.cell, max_steps=spec.max_steps // REPEAT)
+        dt = REPEAT * spec.dt
+        self.spec = dataclasses.replace(self.spec, id=slow(env), body=slow(env), dt=dt)
+
+
+def slow(env: Maze) -> str:
+    """Id of the maze with that disc."""
+    return f"{env}-every-{REPEAT}"
 
 
 class Paid(SAC):
@@ -84,7 +110,7 @@ class Arguments:
     """what to run"""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """of every arm"""
-    steps: int = 150_000
+    steps: int = 240_000
     """environment steps of a run"""
 
 
@@ -109,9 +135,11 @@ def there(env: Maze, paths: np.ndarray) -> np.ndarray:
 def prepared(env: Maze, arm: Arm, seed: int, steps: int) -> tuple[Discovery, np.ndarray]:
     """A run that has not begun, and the skill (2,) that its policy is given."""
     skill = place(env) / unit(env) / Crl.Config().reach
-    goal = {"goals": "single", "goal": skill.tolist()}
-    settings = {"seed": seed, "steps": steps, "method": goal, "loop": LOOP, "agent": AGENT}
-    run = Discovery(replace(preset("crl", env), settings))
+    registry.BODIES[slow(env)] = partial(Slow, env)
+    goal = {"skill_obs": ["x", "y"], "goals": "single", "goal": skill.tolist()}
+    loop = {"steps": steps // REPEAT, "loop": LOOP}
+    settings = {"seed": seed, "method": goal, "agent": AGENT, **loop}
+    run = Discovery(replace(preset("crl", slow(env)), settings))
     if arm == "crl":
         return run, skill.astype(np.float32)
     spec, own = run.env_spec, run.config.agent
@@ -136,7 +164,7 @@ def one(env: Maze, arm: Arm, seed: int, steps: int) -> dict[str, object]:
     maze = PointMazeGoal(env).body.maze
     way = maze.distances(maze.goal_cell)  # metres, from cell to cell
     first: int | None = None
-    hits = 0
+    came: list[bool] = []
     entered: set[Cell] = set()
     left: list[float] = []
     while not run.done:
@@ -144,22 +172,22 @@ def one(env: Maze, arm: Arm, seed: int, steps: int) -> dict[str, object]:
         cells = {maze.cell_at(x, y) for x, y in run.collected.reshape(-1, 2)}
         entered |= cells
         left.append(min(float(way[cell]) for cell in cells))
-        came = int(there(env, run.collected).sum())
-        hits += came
-        if first is None and came:
-            first = run.steps
-    longest = registry.spec(env).max_steps
-    done = rollout_skills(run.snapshot(), env, z=np.tile(skill, (EPISODES, 1)), steps=longest)
+        came += there(env, run.collected).tolist()
+        if first is None and any(came):
+            first = REPEAT * run.steps
+    told = np.tile(skill, (EPISODES, 1))
+    done = rollout_skills(run.snapshot(), slow(env), z=told, steps=EPISODE)
     values = {
         "env": env,
         "arm": arm,
         "seed": seed,
-        "env_steps": run.steps,
+        "env_steps": REPEAT * run.steps,
         "updates": run.updates,
         "first": first or "",
-        "hits": hits,
+        "hits": sum(came),
         "left_random": min(left[: RANDOM // (run.steps // len(left))]),
         "left": min(left),
+        "late": sum(came[-LATE:]) / LATE,
         "success": float(there(env, done.paths).mean()),
         "cells": len(entered),
         "cpu_seconds": round(time.process_time() - began, 1),

@@ -20,8 +20,8 @@ a place the same skill wherever it is asked for.
 
 What is practised is told by `goals`: places that were visited, any place of the cube, or one that
 nobody has been to ("A Single Goal is All You Need", Liu, Tang, Eysenbach 2024, arXiv:2408.05804),
-which is to make the policy explore: what it learns of goals that were met carries it on towards the
-one that was not. In `bench/single_goal.py` that has not yet led a point through a large maze.
+which makes the policy explore: what it learns of goals that were met carries it on towards the one
+that was not, as `bench/single_goal.py` has it of a point in a large maze.
 
 Deviations: goals are fields of the state (papers: often the whole of it, or an image); visited ones
 are those of the last batch.
