@@ -2,9 +2,11 @@
 
 With directions made by hand nothing has to be learnt downstream, so a miss is the fault of the
 controller, of the tasks, or of the skills themselves. The last are measured apart: a library's
-*speed* is the distance that a skill covers along its own direction in 200 steps from rest, the
-median over 48 directions. A point that moves at that speed in a straight line reaches a share of
-the goals of `ant-multi-goal` that can be computed; the oracle's goals are divided by it.
+*speed* is the distance that a skill covers along its own direction in 200 steps from rest, per
+step, the median over 48 directions. A point that moves at that speed in a straight line reaches a
+share of the goals of `ant-multi-goal` that can be computed; the oracle's goals are divided by it.
+Since a goal has 50 steps, in which a body has to turn and to gather speed, the same is also told
+for the speed over 50 steps from rest (*early*).
 
     python bench/oracle.py
     python bench/oracle.py --library runs/ant-oracle --tasks ant-waypoints ant-multi-goal
@@ -48,12 +50,12 @@ class Arguments:
     """the table; rows are added"""
 
 
-def speed(library: SkillLibrary) -> float:
-    """Median over directions of the distance along a skill per step, from rest, m."""
+def speed(library: SkillLibrary, steps: int = STEPS) -> float:
+    """Median over directions of the distance along a skill per step, for `steps` from rest, m."""
     z = library.space.even(DIRECTIONS)
-    done = rollout_skills(library, library.env["id"], z=z, steps=STEPS)
+    done = rollout_skills(library, library.env["id"], z=z, steps=steps)
     gone = done.paths[:, -1] - done.paths[:, 0]
-    return float(np.median((gone * z).sum(1) / STEPS))
+    return float(np.median((gone * z).sum(1) / steps))
 
 
 def near(radius: float, half: float) -> float:
@@ -94,10 +96,17 @@ def control(library: SkillLibrary, task: str, hold: int) -> dict[str, object]:
         "speed": round(speed(library), 4),
         "point": None,
         "share": None,
+        "early_speed": None,
+        "early_point": None,
+        "early_share": None,
     }
     if "goal_spread" in spec.constants:
-        point = goals_of_a_point(speed(library))
-        row |= {"point": round(point, 3), "share": round(float(pieces.mean()) / point, 3)}
+        for name, steps in (("", STEPS), ("early_", AntMultiGoal.steps_per_goal)):
+            pace = speed(library, steps)
+            point = goals_of_a_point(pace)
+            row[f"{name}speed"] = round(pace, 4)
+            row[f"{name}point"] = round(point, 3)
+            row[f"{name}share"] = round(float(pieces.mean()) / point, 3)
     return row
 
 

@@ -86,7 +86,7 @@ SUITE = {
         "ant-metra", ComposeConfig(algo="sac", k=25, env_steps=120_000), _oracle("ant")
     ),
     "half-cheetah-hurdle-psd": Entry(
-        "half-cheetah-metra",
+        "half-cheetah-metra-unseen",
         ComposeConfig(k=10, env_steps=150_000),
         {**_oracle("half-cheetah"), "diayn": "half-cheetah-diayn"},
     ),
