@@ -56,6 +56,7 @@ def test_a_score_is_the_share_of_what_there_is_to_earn() -> None:
     )  # four corners of five
     nothing = row("half-cheetah-goal", "flat", 0, 0.0, success_rate=None)
     assert score(nothing) is None
+    assert score(row("half-cheetah-run", "flat", 0, 0.0)) is None, "every step is paid"
 
 
 def test_the_table_says_who_is_better_and_when_a_library_has_paid(tmp_path: Path) -> None:
@@ -125,6 +126,17 @@ def test_what_is_paid_by_the_piece_is_also_told_as_a_return(tmp_path: Path) -> N
     assert "| hierarchical | 0.5 [0.5, 0.5] | 0.357 [0.357, 0.357] |" in text
     assert f"| return: IQM [95 % interval] | {HURDLES} |" in text
     assert "| hierarchical | 2.5 [2.5, 2.5] |" in text
+
+
+def test_where_every_step_is_paid_returns_are_told_and_no_successes(tmp_path: Path) -> None:
+    run = "half-cheetah-run"
+    rows = [row(task, "hierarchical", 0, 0.0, return_mean=-120.5) for task in (run, MAZE)]
+    rows += [row(task, "flat", 0, 0.0, return_mean=80.0) for task in (run, MAZE)]
+    text = report(tmp_path, trials(*rows, tasks=(run, MAZE)))
+    assert f"| return: IQM [95 % interval] | {run} |\n" in text
+    assert "| hierarchical | -120 [-120, -120] |" in text
+    assert "| flat | – | 0 [0, 0] |" in text, "no score of it"
+    assert "over 1 task |" in text and f"| {run} | 0 |" not in text
 
 
 def test_an_arm_with_a_library_of_its_own_does_not_count_in_the_whole(tmp_path: Path) -> None:
