@@ -70,12 +70,14 @@ class Trial:
         digest = hashlib.sha256(text.encode()).hexdigest()
         return f"{self.learner}-{self.env}-s{self.seed}-{digest[:10]}"
 
-    def command(self, out: Path) -> list[str]:
-        """The arguments of `train.py` that run it into the folder `out`."""
+    def command(self, out: Path, resume: bool = False) -> list[str]:
+        """The arguments of `train.py` that run it into the folder `out`, or go on with it there."""
+        watched = ["--eval-every", str(EVALUATIONS.get(self.env, 8_000))]
+        if resume:
+            return ["discover", "--resume", str(out), *watched]
         words = f"discover {self.learner} --env {self.env} --preset {self.preset}"
         words += f" --seed {self.seed} --minutes {self.minutes:g} --steps {ALL_STEPS}"
-        words += f" --eval-every {EVALUATIONS.get(self.env, 8_000)}"
-        return [*words.split(), "--out", str(out)]
+        return [*words.split(), *watched, "--out", str(out)]
 
 
 def plan(

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from etude import cli
@@ -129,6 +130,8 @@ def test_a_stopped_comparison_goes_on(tmp_path: Path) -> None:
     assert subprocess.run(command, check=False, timeout=300).returncode == 0
     assert len(rows(tmp_path)) == 1
     assert "going on from step" in metrics.parent.with_suffix(".log").read_text()
+    curve = [int(point["steps"]) for point in tables.read(tmp_path / "out" / CURVES, TEXT)]
+    assert max(np.diff(curve)) < 2 * 8_000, "watched as often as before"
 
 
 def test_the_table_reads_curves_at_common_steps(tmp_path: Path) -> None:
@@ -151,6 +154,14 @@ def test_the_table_reads_curves_at_common_steps(tmp_path: Path) -> None:
     lines = [line for line in text.splitlines() if line.startswith(("| diayn", "| metra"))]
     assert lines[0].startswith("| diayn | 80 | 40 |")  # the best first
     assert lines[1].startswith("| metra | 50 | 50 |")
+
+
+def test_a_trial_that_goes_on_is_watched_as_often(tmp_path: Path) -> None:
+    (trial,) = plan(["metra"], ["half-cheetah"], [0])
+    often = ["--eval-every", "16000"]
+    for command in (trial.command(tmp_path), trial.command(tmp_path, resume=True)):
+        at = command.index(often[0])
+        assert command[at : at + 2] == often and str(tmp_path) in command
 
 
 def test_rows_of_other_settings_are_left_out(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def learn(trial: Trial, parent: Path) -> Path:
     if (folder / JSON).is_file():  # it had ended, and its row was not yet written
         return folder
     if checkpoint.latest(folder / "checkpoints"):
-        command = ["discover", "--resume", str(folder)]
+        command = trial.command(folder, resume=True)
     elif folder.exists():
         shutil.rmtree(folder)  # it ended before its first checkpoint
     log = folder.with_suffix(".log")
