@@ -85,6 +85,7 @@ def control(library: SkillLibrary, task: str, hold: int) -> dict[str, object]:
     made = rollout_task(task, LibraryLevel.for_spec(library, spec), controller, hold)
     worth = most(task)
     pieces = made.returns if worth is None else made.returns / worth * _pieces(task)
+    pace = speed(library)
     row: dict[str, object] = {
         "library": library.name,
         "task": task,
@@ -93,7 +94,7 @@ def control(library: SkillLibrary, task: str, hold: int) -> dict[str, object]:
         "of": _pieces(task),
         "success": made.success_rate,
         "steps": float(made.lengths.mean()),
-        "speed": round(speed(library), 4),
+        "speed": round(pace, 4),
         "point": None,
         "share": None,
         "early_speed": None,
@@ -101,10 +102,10 @@ def control(library: SkillLibrary, task: str, hold: int) -> dict[str, object]:
         "early_share": None,
     }
     if "goal_spread" in spec.constants:
-        for name, steps in (("", STEPS), ("early_", AntMultiGoal.steps_per_goal)):
-            pace = speed(library, steps)
-            point = goals_of_a_point(pace)
-            row[f"{name}speed"] = round(pace, 4)
+        early = speed(library, AntMultiGoal.steps_per_goal)
+        row["early_speed"] = round(early, 4)
+        for name, rate in (("", pace), ("early_", early)):
+            point = goals_of_a_point(rate)
             row[f"{name}point"] = round(point, 3)
             row[f"{name}share"] = round(float(pieces.mean()) / point, 3)
     return row
