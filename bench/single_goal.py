@@ -5,9 +5,9 @@
 
 `crl` commands the maze's goal in every episode and learns from goals in hindsight ("A Single Goal
 is All You Need", Liu, Tang, Eysenbach 2024, arXiv:2408.05804). `sac` has the same loop, sizes of
-networks and number of updates, and a reward of 1 for being there. For both an action lasts `REPEAT`
-steps: a step of this point is an eighth of a cell, and one of the paper's a whole one. Both begin
-with the same uniform actions.
+networks and number of updates, and a reward of 1 for being there; `sac-random` is asked besides to
+stay as random as it can. For all, an action lasts `REPEAT` steps: a step of this point is an eighth
+of a cell, and one of the paper's a whole one. All begin with the same uniform actions.
 
 *first* is the environment step after which a training episode had come to the goal, empty if none
 did; *hits* the number of training episodes that did; *left* the metres of way from the nearest
@@ -64,7 +64,9 @@ LOOP = {
 }
 AGENT = {"hidden": [64, 64], "dim": 16, "lr": 1e-3, "alpha_lr": 1e-3, "alpha0": 0.1}
 AGENT |= {"scale": 3.0, "target_entropy_scale": -0.45}
-Arm = Literal["crl", "sac"]
+Arm = Literal["crl", "sac", "sac-random"]
+ENTROPY = {"sac": 1.0, "sac-random": 0.0}
+"""Target entropy -scale |A| of SAC: its authors', and 0.7 nats less than uniform actions have."""
 Maze = Literal["point-maze-u", "point-maze-large"]
 
 
@@ -106,7 +108,7 @@ class Arguments:
 
     env: Maze = "point-maze-large"
     """maze"""
-    arms: tuple[Arm, ...] = ("crl", "sac")
+    arms: tuple[Arm, ...] = ("crl", "sac", "sac-random")
     """what to run"""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """of every arm"""
@@ -147,7 +149,7 @@ def prepared(env: Maze, arm: Arm, seed: int, steps: int) -> tuple[Discovery, np.
         hidden=own.hidden,
         lr=own.lr,
         alpha_lr=own.alpha_lr,
-        target_entropy_scale=0.0,  # the most random that SAC can be asked to stay
+        target_entropy_scale=ENTROPY[arm],
     )
     generator = torch.Generator().manual_seed(seed)
     agent = Paid(spec.obs_dim, spec.action_dim, 2, config, generator=generator)
@@ -199,7 +201,7 @@ def draw(env: str, rows: list[dict[str, Any]]) -> None:
     """Way left to the goal for each seed: after the uniform actions, and after training."""
     note = "Metres of way from the nearest place reached; ring: by uniform actions, dot: by all."
     figure, axes = canvas.blank(f"{env}: one goal, which nobody had been to", note, 3.2)
-    for place, (arm, colour) in enumerate(zip(("crl", "sac"), canvas.PALETTE, strict=False)):
+    for place, (arm, colour) in enumerate(zip(Arm.__args__, canvas.PALETTE, strict=False)):
         own = [row for row in rows if (row["env"], row["arm"]) == (env, arm)]
         seed = [row["seed"] + 0.2 * place for row in own]
         before, after = ([row[name] for row in own] for name in ("left_random", "left"))

@@ -249,9 +249,11 @@ class Discovery:
             learned |= self._represent(self.representation)
         batch = self.learner.relabel(drawn, self.rng)
         signal, weights, rewards = self._paid(batch)
-        seen = self.representation.seen(batch) if self.representation else batch
+        seen = batch
         if (eyes := self.visible) is not None:
             seen = batch.replace(obs=batch.obs * eyes, next_obs=batch.next_obs * eyes)
+        if self.representation:
+            seen = self.representation.seen(seen)
         acted = self.agent.update(seen, signal, weights)
         effects = {
             "the signal": {"to the agent": signal},
@@ -275,6 +277,8 @@ class Discovery:
         drawn = representation.draw(self.replay).normalised(self.normaliser)
         batch = self.learner.relabel(transitions(drawn), self.rng)
         told = drawn.replace(skill=batch.skill.unflatten(0, drawn.valid.shape))
+        if self.visible is not None:
+            told = told.replace(obs=told.obs * self.visible)
         return representation.update(told, self._paid(batch)[0])
 
     def _check(

@@ -93,10 +93,10 @@ def _policy(run: Discovery) -> MLP:
     if run.agent is None:
         return run.learner.policy()
     layers = run.agent.policy_layers()
+    if run.representation:
+        layers = run.representation.policy(layers)
     if run.visible is not None:  # whatever stands there in the observation now counts for nothing
         weight, bias = layers[0]
         visible = np.append(run.visible.cpu().numpy(), np.ones(run.space.dim, np.float32))
         layers = [(weight * visible[:, None], bias), *layers[1:]]
-    if run.representation:
-        layers = run.representation.policy(layers)
     return MLP(layers, run.agent.config.activation, output="tanh")

@@ -72,15 +72,15 @@ def visible(config: DiscoverConfig, spec: Spec, device: torch.device) -> Tensor 
     """1 where the agent sees an entry (O,) of the observation, else 0; None where it sees all.
 
     Raises:
-        UsageError: there is no such field, or nothing that could be kept from seeing it.
+        UsageError: there is no such field, or no agent that could be kept from seeing it.
     """
     unseen = config.loop.unseen
     if not unseen:
         return None
-    if learners.get(config.learner).agent is None or config.representation != "none":
+    if learners.get(config.learner).agent is None:
         raise UsageError(
-            f"unseen = {', '.join(unseen)} is for an agent that sees observations as they are: "
-            "leave it out, or the representation, or take a learner that has an agent."
+            f"unseen = {', '.join(unseen)} is for what an agent sees, and {config.learner} has "
+            "none: leave it out, or take another learner."
         )
     seen = torch.ones(spec.obs_dim, device=device)
     seen[spec.columns(unseen)] = 0

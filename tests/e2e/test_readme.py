@@ -38,7 +38,7 @@ def test_the_three_lines_give_an_environment_of_skills() -> None:
 def test_the_ten_lines_train_a_stable_baselines3_agent_on_skills() -> None:
     short = BLOCKS["ten lines"].replace("40_000", "256")
     assert short != BLOCKS["ten lines"], "the example's number of decisions moved"
-    # An unseeded policy may reach a goal, which ends its episode early; it never reaches all of them.
+    # an unseeded policy may reach a goal, which ends that episode early, but not in all of them
     code = short + (
         "lengths = [episode['l'] for episode in model.ep_info_buffer]\n"
         "assert model.num_timesteps == 256 and max(lengths) == 200, lengths\n"

@@ -23,8 +23,10 @@ def config(learner: str = "oracle", env: str = "half-cheetah", **loop: object) -
     return replace(preset(learner, env), small)
 
 
-def test_the_policy_does_the_same_everywhere(tmp_path: Path) -> None:
-    run = Discovery(config(unseen=("x",)))
+@pytest.mark.parametrize("representation", ["none", "mrq"])
+def test_the_policy_does_the_same_everywhere(tmp_path: Path, representation: str) -> None:
+    changes = {"representation": representation, "encoder": {"hidden": [8], "width": 8}}
+    run = Discovery(replace(config(unseen=("x",)), changes))
     run.run()
     here = run.venv.reset(seed=0)[0]
     there = here.copy()
@@ -66,15 +68,40 @@ def test_the_agent_learns_without_it_and_the_learner_with_it(
     assert Discovery(config(unseen=())).visible is None
 
 
+def test_the_model_of_a_representation_does_not_see_it_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Discovery(replace(config(unseen=("x",)), {"representation": "mrq"}))
+    assert run.representation is not None
+    update, drawn = run.representation.update, []
+
+    def spy(batch, signal):  # type: ignore[no-untyped-def]
+        drawn.append(batch)
+        return update(batch, signal)
+
+    monkeypatch.setattr(run.representation, "update", spy)
+    run.run()
+    assert drawn
+    for batch in drawn:
+        assert (batch.obs[..., 0] == 0).all() and (batch.obs[..., 1] != 0).any()
+
+
+@pytest.mark.parametrize("learner", ["metra", "lsd", "csd", "csf"])
+@pytest.mark.parametrize(
+    ("env", "hidden"), [("half-cheetah", ("x",)), ("walker2d", ("x",)), ("ant", ("x", "y"))]
+)
+def test_directions_are_learnt_without_the_place(
+    learner: str, env: str, hidden: tuple[str, ...]
+) -> None:
+    assert preset(learner, env).loop.unseen == hidden
+    assert preset(learner, env, "paper").loop.unseen == ()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         (config(unseen=("speed",)), 'unknown observation field "speed"'),
-        (config("lpe", hold=0, unseen=("x",)), "for an agent that sees observations as they are"),
-        (
-            replace(config(unseen=("x",)), {"representation": "mrq"}),
-            "for an agent that sees observations as they are",
-        ),
+        (config("lpe", hold=0, unseen=("x",)), "for what an agent sees, and lpe has none"),
     ],
 )
 def test_what_cannot_be_hidden_is_refused(settings: DiscoverConfig, message: str) -> None:
