@@ -57,13 +57,13 @@ LOOP = {
     "num_envs": 4,
     "episode_steps": EPISODE,
     "updates_per_epoch": 300,
-    "batch_size": 128,
+    "batch_size": 256,
     "visited_starts": 0.0,
     "random_steps": RANDOM,
     "warmup_steps": RANDOM,
 }
-AGENT = {"hidden": [64, 64], "dim": 16, "lr": 1e-3, "alpha_lr": 1e-3, "alpha0": 0.1}
-AGENT |= {"scale": 3.0, "target_entropy_scale": -0.45}
+AGENT = {"hidden": [256, 256], "dim": 64, "lr": 5e-4, "alpha_lr": 1e-3, "alpha0": 0.1}
+AGENT |= {"scale": 3.0, "target_entropy_scale": -0.2}
 Arm = Literal["crl", "sac", "sac-random"]
 ENTROPY = {"sac": 1.0, "sac-random": 0.0}
 """Target entropy -scale |A| of SAC: its authors', and 0.7 nats less than uniform actions have."""
