@@ -67,6 +67,20 @@ def test_faster_skills_have_more_speed(bench: ModuleType, tmp_path: Path) -> Non
     assert 0 < slow < fast < 0.2
 
 
+def test_the_early_speed_is_that_of_a_body_that_starts(bench: ModuleType, tmp_path: Path) -> None:
+    library = compass(tmp_path / "compass", 0.06)
+    assert 0 < bench.speed(library, 3) < 0.9 * bench.speed(library)
+
+
+def test_goals_of_the_ant_stand_beside_those_of_a_point_of_its_speed(bench: ModuleType) -> None:
+    row = bench.control(SkillLibrary.load("ant-oracle"), "ant-multi-goal", 10)
+    assert row["early_speed"] != row["speed"]
+    for name in ("", "early_"):
+        point = bench.goals_of_a_point(row[f"{name}speed"])
+        assert row[f"{name}point"] == pytest.approx(point, abs=0.01)
+        assert row[f"{name}share"] == pytest.approx(row["pieces"] / point, abs=0.01)
+
+
 def test_a_row_has_what_was_earned(bench: ModuleType, tmp_path: Path) -> None:
     row = bench.control(compass(tmp_path / "compass", 0.9), "point-open-goal", 1)
     assert (row["task"], row["hold"], row["of"]) == ("point-open-goal", 1, 1)
