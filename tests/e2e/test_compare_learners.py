@@ -156,6 +156,22 @@ def test_the_table_reads_curves_at_common_steps(tmp_path: Path) -> None:
     assert lines[1].startswith("| metra | 50 | 50 |")
 
 
+def test_the_picture_is_that_of_the_first_seed_whenever_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(side_by_side, "measure", lambda trial, run: ({"trial": trial.key}, []))
+    out, run = tmp_path / "out", tmp_path / "run"
+    run.mkdir()
+    for seed, minutes in ((1, 1.0), (0, 1.0), (1, 2.0), (0, 2.0)):
+        (run / "trajectories.png").write_text(f"seed {seed}, {minutes:g} min")
+        side_by_side.record(out, Trial("metra", "point-open", seed, minutes), run)
+        shown = (out / "point-open-metra.png").read_text()
+        if (seed, minutes) == (1, 2.0):
+            assert shown == "seed 0, 1 min"
+        else:
+            assert shown == f"seed {seed}, {minutes:g} min"
+
+
 def test_a_trial_that_goes_on_is_watched_as_often(tmp_path: Path) -> None:
     (trial,) = plan(["metra"], ["half-cheetah"], [0])
     often = ["--eval-every", "16000"]
