@@ -26,7 +26,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -201,7 +201,7 @@ def draw(env: str, rows: list[dict[str, Any]]) -> None:
     """Way left to the goal for each seed: after the uniform actions, and after training."""
     note = "Metres of way from the nearest place reached; ring: by uniform actions, dot: by all."
     figure, axes = canvas.blank(f"{env}: one goal, which nobody had been to", note, 3.2)
-    for place, (arm, colour) in enumerate(zip(Arm.__args__, canvas.PALETTE, strict=False)):
+    for place, (arm, colour) in enumerate(zip(get_args(Arm), canvas.PALETTE, strict=False)):
         own = [row for row in rows if (row["env"], row["arm"]) == (env, arm)]
         seed = [row["seed"] + 0.2 * place for row in own]
         before, after = ([row[name] for row in own] for name in ("left_random", "left"))
