@@ -205,11 +205,15 @@ class Discovery:
         if self.agent is None:
             ahead = self.learner.plan(seen, skills, deterministic)
         else:
-            seen = seen if self.visible is None else seen * self.visible
+            seen = self._shown(seen)
             if self.representation:
                 seen = self.representation.encode(seen)
             ahead = self.agent.act(seen, skills, deterministic).unsqueeze(1)
         return np.asarray(ahead.cpu().numpy())
+
+    def _shown(self, obs: Tensor) -> Tensor:
+        """Observations (..., O) with 0 in what the policy does not see."""
+        return obs if self.visible is None else obs * self.visible
 
     def reset(self) -> np.ndarray:
         """Fresh episodes: from the start, or a share of them from states reached before."""
@@ -249,9 +253,7 @@ class Discovery:
             learned |= self._represent(self.representation)
         batch = self.learner.relabel(drawn, self.rng)
         signal, weights, rewards = self._paid(batch)
-        seen = batch
-        if (eyes := self.visible) is not None:
-            seen = batch.replace(obs=batch.obs * eyes, next_obs=batch.next_obs * eyes)
+        seen = batch.replace(obs=self._shown(batch.obs), next_obs=self._shown(batch.next_obs))
         if self.representation:
             seen = self.representation.seen(seen)
         acted = self.agent.update(seen, signal, weights)
@@ -276,9 +278,8 @@ class Discovery:
         """An update of what the agent sees; returns its metrics."""
         drawn = representation.draw(self.replay).normalised(self.normaliser)
         batch = self.learner.relabel(transitions(drawn), self.rng)
-        told = drawn.replace(skill=batch.skill.unflatten(0, drawn.valid.shape))
-        if self.visible is not None:
-            told = told.replace(obs=told.obs * self.visible)
+        skill = batch.skill.unflatten(0, drawn.valid.shape)
+        told = drawn.replace(obs=self._shown(drawn.obs), skill=skill)
         return representation.update(told, self._paid(batch)[0])
 
     def _check(
