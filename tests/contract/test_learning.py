@@ -47,16 +47,17 @@ def test_skills_of_the_point_cover_more_than_before(
 def test_an_explorer_sees_twice_as_much_as_uniform_actions(
     learner: str, seed: int, record_property: Callable[[str, object], None]
 ) -> None:
-    seen = {}
+    seen, seconds = {}, {}
     for warmup in (3_000, 2 * STEPS):  # the longer one leaves no update
         settings = {"seed": seed, "steps": 2 * STEPS, "loop": {"warmup_steps": warmup}}
         run = Discovery(replace(preset(learner, "point-open"), settings))
-        counted = RunningCoverage(run.env_spec.cell)
+        counted, began = RunningCoverage(run.env_spec.cell), time.process_time()
         while not run.done:
             run.epoch()
             counted.add(run.collected)
-        seen[warmup] = counted.total
+        seen[warmup], seconds[warmup] = counted.total, time.process_time() - began
     assert seen[3_000] > 2 * seen[2 * STEPS], seen
+    assert seconds[3_000] < 60, seconds
     record_property("count", 1)
 
 
