@@ -4,14 +4,17 @@ Yang, Bai, Guo, Li, Zhao, Wang, Chen, Xu, "Behavior Contrastive Learning for Uns
 Discovery", ICML 2023 (arXiv:2305.04477). Two states of one skill are two views of it; features h of
 length one learn to match them among all others of the batch,
 
-    l_i = log  exp(h_i . h_{i+} / T) / sum_{j != i} exp(h_i . h_j / T),    r_i = exp(l_i) <= 1,
+    l_i = log  exp(h_i . h_{i+} / T) / sum_{j != i} exp(h_i . h_j / T),    r_i = (B - 1) exp(l_i),
 
 with i+ the other states of the skill of i, over which l_i is a mean: a bound on the information of
-two such states. Those of one skill are pulled together, and those of different skills apart.
+two such states. Those of one skill are pulled together, and those of different skills apart. The
+reward is 1 where a state resembles its own skill no more than others, whatever the batch.
 
 Deviations: all other states of the skill count (released: the first of the batch, so that few get
-all of the gradient), and a state without another of its skill earns nothing; one update for one of
-the agent, where theirs makes three; SAC and single steps (released: DDPG, three-step sums).
+all of the gradient), and a state without another of its skill earns nothing; the factor B - 1
+(paper: 1), without which all there is to win per step is some 0.02, less than SAC is paid for its
+noise; one update for one of the agent, where theirs makes three; SAC and single steps (released:
+DDPG, three-step sums).
 """
 
 from __future__ import annotations
@@ -67,7 +70,8 @@ class Becl(Learner):
     @torch.no_grad()
     def signal(self, batch: Batch) -> Tensor:
         matched, paired = self.match(batch)
-        return torch.where(paired, matched.exp(), 0.0).unsqueeze(-1)  # (B, 1)
+        others = len(matched) - 1
+        return torch.where(paired, others * matched.exp(), 0.0).unsqueeze(-1)  # (B, 1)
 
     def match(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """l (B,), 0 without another state of the same skill; and whether there is one (B,)."""

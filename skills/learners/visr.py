@@ -18,6 +18,7 @@ has Q-learning; no generalised policy improvement over sampled skills when actin
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -33,10 +34,15 @@ class Visr(UnitPhi):
 
     @dataclass(frozen=True)
     class Config(UnitPhi.Config):
-        """Settings of VISR: those of the family."""
+        """Settings of VISR."""
+
+        target: Literal["unit", "raw"] = "unit"
+        """the phi whose sums the critic learns: of length one, or as the network gives it, which
+        pays for going where it is long (paper: unit; Zheng et al.: raw)"""
 
     def __init__(self, spec: Spec, config: Config) -> None:
         super().__init__(spec, config)
+        self.config = config
         self.signal_dim = config.dim
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
@@ -48,7 +54,8 @@ class Visr(UnitPhi):
 
     @torch.no_grad()
     def signal(self, batch: Batch) -> Tensor:
-        return self.encode(batch.next_obs)  # (B, D)
+        raw = self.config.target == "raw"
+        return self.features(batch) if raw else self.encode(batch.next_obs)  # (B, D)
 
     def task_vector(self, z: Tensor) -> Tensor:
         return z

@@ -39,7 +39,7 @@ def test_loss_and_reward_are_those_of_numpy(temperature: float) -> None:
         whole = np.log(sum(np.exp(h[i] @ h[j] / temperature) for j in others))
         own = [h[i] @ h[j] / temperature - whole for j in others if label[j] == label[i]]
         matched[i] = np.mean(own) if own else 0
-    expected = np.where(np.isin(label, (0, 1)), np.exp(matched), 0)
+    expected = np.where(np.isin(label, (0, 1)), 6 * np.exp(matched), 0)
     np.testing.assert_allclose(learner.signal(one)[:, 0], expected, atol=1e-5)
     metrics = learner.update(one)
     assert metrics["skill/contrast_loss"] == pytest.approx(-matched.sum() / 5, abs=1e-5)
@@ -59,9 +59,16 @@ def test_states_of_each_skill_come_to_one_point() -> None:
     alike = h @ h.T
     same = torch.from_numpy(label[:, None] == label[None])
     assert alike[same].mean() > 0.98 and alike[~same].mean() < -0.25  # a simplex: -1/3
-    # the best for 4 skills of 16 states at T = 0.5: e^2 / (15 e^2 + 48 e^(-2/3)) each
-    best = np.exp(2) / (15 * np.exp(2) + 48 * np.exp(-2 / 3))
+    # the best for 4 skills of 16 states at T = 0.5: 63 e^2 / (15 e^2 + 48 e^(-2/3)) each
+    best = 63 * np.exp(2) / (15 * np.exp(2) + 48 * np.exp(-2 / 3))
     assert learner.signal(one).mean() == pytest.approx(best, rel=0.03) and start < 0.8 * best
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_a_state_that_resembles_all_alike_earns_one_whatever_the_batch(size: int) -> None:
+    one = batch(np.arange(size) % 4)
+    alike = one.replace(next_obs=torch.ones_like(one.next_obs))
+    torch.testing.assert_close(becl().signal(alike), torch.ones(size, 1))
 
 
 def test_the_length_of_features_is_an_option() -> None:

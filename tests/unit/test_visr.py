@@ -61,6 +61,16 @@ def test_signal_and_alignment_agree_with_numpy(settings: dict[str, Any]) -> None
     assert float(metrics["skill/collapse"]) == pytest.approx(collapse, abs=1e-5)
 
 
+def test_the_critic_can_learn_phi_as_long_as_it_is() -> None:
+    raw, unit = make(target="raw"), make()
+    batch = batch_for(raw)
+    (w, b), (v, c) = linear_layers(raw.phi)
+    expected = np.maximum(batch.next_obs.numpy() @ w.astype(np.float64) + b, 0) @ v + c
+    np.testing.assert_allclose(raw.signal(batch).numpy(), expected, atol=1e-5)
+    torch.testing.assert_close(raw.update(batch), unit.update(batch))  # phi learns the same
+    torch.testing.assert_close(raw.encode(batch.obs).norm(dim=-1), torch.ones(B))
+
+
 def test_the_first_step_of_phi_is_its_learning_rate() -> None:
     learner = make(lr=0.125)
     before = learner.phi[0].weight.detach().clone()
