@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,7 @@ from etude.config import replace, to_dict
 from etude.errors import UsageError
 from etude.skills import learners, presets
 from etude.skills.discovery import DiscoverConfig, Discovery, preset, read_config
+from etude.skills.env import SkillEnv
 from etude.skills.export import export
 from etude.skills.learners.base import Learner, Spec
 from etude.skills.library import SkillLibrary
@@ -148,6 +150,30 @@ def test_a_run_makes_updates_and_a_library_that_acts_as_the_agent(
     z = run.space.sample(np.random.default_rng(0), len(obs))
     np.testing.assert_allclose(library.plan(obs, z), run.snapshot().plan(obs, z), atol=1e-5)
     assert library.learner == name and library.space == run.space
+
+
+@every_learner
+def test_its_skills_are_the_actions_of_an_environment(name: str, tmp_path: Path) -> None:
+    """Two options, the second cut off: what the skill does by hand, and the same bits again."""
+    path = export(Discovery(small(name)), tmp_path / "library", {"command": "test"}, {})
+    bare = gymnasium.make("etude/PointOpen-v0", max_episode_steps=24)
+    env, library = SkillEnv(bare, path, k=15), SkillLibrary.load(path)
+    env.action_space.seed(0)
+    choice, seen = env.action_space.sample(), []
+    for _ in range(2):
+        shown, ends = [env.reset(seed=3)[0]], []
+        for _ in range(2):
+            obs, _, _, _, info = env.step(choice)
+            shown.append(obs)
+            ends.append((info["skill"]["duration"], info["skill"]["ended_by"]))
+        assert ends == [(15, "k"), (9, "truncated")]
+        assert all(env.observation_space.contains(x) and np.isfinite(x).all() for x in shown)
+        seen.append([x.tobytes() for x in shown])
+    assert seen[0] == seen[1] and seen[0][0] != env.reset(seed=4)[0].tobytes()
+    skill, (obs, _) = library.policy(library.space.from_action(choice)), bare.reset(seed=3)
+    for _ in range(15):
+        obs, *_ = bare.step(skill.act(obs))
+    assert obs.tobytes() == seen[0][1]
 
 
 @every_learner
