@@ -44,6 +44,12 @@ EVALUATIONS = {"half-cheetah": 16_000, "ant": 40_000}
 ALL_STEPS = 10_000_000  # more than the minutes allow
 ON_THE_WAY = ("policy_coverage", "displacement")
 
+NOTE = (
+    "What a learner sees is what its skills are told apart by: where that is the place alone, a\n"
+    "preset says that places matter. Discriminability is a classifier's, which was fitted to states\n"
+    "of other episodes; DIAYN's is that of its own discriminator."
+)
+
 Row = Mapping[str, Any]
 
 
@@ -169,7 +175,7 @@ def finished(folder: Path) -> set[str]:
 
 def report(folder: Path, trials: Sequence[Trial]) -> str:
     """Write the table and the curves of the trials that have a row; returns the table."""
-    wanted = {trial.key for trial in trials}
+    wanted = {trial.key: trial.config for trial in trials}
     rows = [row for row in tables.read(folder / TRIALS, TEXT) if row["trial"] in wanted]
     points: dict[str, list[Row]] = {}
     for point in tables.read(folder / CURVES, TEXT):
@@ -178,7 +184,7 @@ def report(folder: Path, trials: Sequence[Trial]) -> str:
     for env in dict.fromkeys(trial.env for trial in trials):
         own = [row for row in rows if row["env"] == env]
         if own:
-            parts.append(_section(env, own, points))
+            parts.append(_section(env, own, points, wanted))
             for axis in ("minutes", "steps"):
                 for column in ON_THE_WAY:
                     _draw(folder, env, own, points, axis, column)
@@ -187,13 +193,20 @@ def report(folder: Path, trials: Sequence[Trial]) -> str:
     return text
 
 
-def _section(env: str, rows: Sequence[Row], points: Mapping[str, Sequence[Row]]) -> str:
+def _section(
+    env: str,
+    rows: Sequence[Row],
+    points: Mapping[str, Sequence[Row]],
+    configs: Mapping[str, DiscoverConfig],
+) -> str:
     """One environment: a line per learner, best coverage first."""
     spec, minutes = registry.spec(env), rows[0]["minutes"]
     steps = min(points[row["trial"]][-1]["steps"] for row in rows)
     task = rows[0]["zero_shot_task"]
     heads = (
         "learner",
+        "it sees",
+        "hidden from the policy",
         f"coverage after {minutes:g} min ({canvas.cell_size(spec)} cells)",
         f"coverage after {steps:,} steps",
         f"displacement ({spec.descriptor_unit})",
@@ -212,6 +225,8 @@ def _section(env: str, rows: Sequence[Row], points: Mapping[str, Sequence[Row]])
     lines = [
         (
             learner,
+            ", ".join(configs[own[0]["trial"]].method.skill_obs) or "all",
+            ", ".join(configs[own[0]["trial"]].loop.unseen) or "–",
             _summary(_column(own, "policy_coverage")),
             _summary([_at(points[row["trial"]], "policy_coverage", steps) for row in own]),
             _summary(_column(own, "displacement")),
@@ -223,7 +238,7 @@ def _section(env: str, rows: Sequence[Row], points: Mapping[str, Sequence[Row]])
         )
         for learner, own in ordered
     ]
-    return f"## {env}\n\n{markdown_table(heads, lines)}\n"
+    return f"## {env}\n\n{markdown_table(heads, lines)}\n\n{NOTE}\n"
 
 
 def _column(rows: Iterable[Row], name: str) -> list[float]:
