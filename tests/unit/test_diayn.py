@@ -23,10 +23,10 @@ def make(**settings: object) -> Diayn:
     return Diayn(Spec({"place": slice(0, 2), "rest": slice(2, O)}, O, 2), config)
 
 
-def batch_of(next_obs: np.ndarray, z: np.ndarray) -> Batch:
+def batch_of(next_obs: np.ndarray, z: np.ndarray, dtype: type = np.float32) -> Batch:
     n = len(z)
     parts = (np.zeros((n, O)), np.zeros((n, 2)), next_obs, z)
-    tensors = [torch.from_numpy(np.asarray(x, np.float32)) for x in parts]
+    tensors = [torch.from_numpy(np.asarray(x, dtype)) for x in parts]
     return Batch(*tensors, torch.zeros(n), torch.zeros(n))
 
 
@@ -62,16 +62,17 @@ def test_discrete_loss_and_signal_agree_with_numpy(settings: dict[str, object]) 
 
 @pytest.mark.parametrize("min_std", [0.2, 0.7])
 def test_continuous_loss_and_signal_agree_with_scipy(min_std: float) -> None:
-    learner = make(skills="continuous", dim=3, min_std=min_std)
+    learner = make(skills="continuous", dim=3, min_std=min_std).double()
     rng = np.random.default_rng(0)
     obs, z = rng.normal(size=(B, O)), learner.space.sample(rng, B)
     mean, raw = np.split(forward(learner.q.net, obs), 2, axis=1)
     std = min_std + softplus(raw)
     log_q = stats.norm.logpdf(z, mean, std).sum(1)
-    signal = learner.signal(batch_of(obs, z)).numpy()[:, 0]
-    np.testing.assert_allclose(signal, log_q - stats.norm.logpdf(z).sum(1), atol=1e-4)
-    metrics = learner.update(batch_of(obs, z))
-    assert float(metrics["skill/q_loss"]) == pytest.approx(-log_q.mean(), abs=1e-5)
+    batch = batch_of(obs, z, np.float64)
+    signal = learner.signal(batch).numpy()[:, 0]
+    np.testing.assert_allclose(signal, log_q - stats.norm.logpdf(z).sum(1), rtol=1e-9)
+    metrics = learner.update(batch)
+    assert float(metrics["skill/q_loss"]) == pytest.approx(-log_q.mean(), rel=1e-9)
 
 
 def test_the_reward_never_exceeds_log_k_and_reaches_it_when_skills_are_told_apart() -> None:
