@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ensemble_by_hand as by_hand
 import numpy as np
 import pytest
 import torch
@@ -12,13 +13,14 @@ from etude.agents.replay import Batch
 from etude.skills import learners
 from etude.skills.learners._particles import Particles
 from etude.skills.learners._scale import Usual
-from etude.skills.learners.base import Learner, Spec
+from etude.skills.learners.base import Spec
+from etude.worldmodels.ensemble import EnsembleConfig
 
 FIELDS = {"place": slice(0, 2), "speed": slice(2, 4)}
 RNG = np.random.default_rng(0)
 
 
-def build(name: str, **settings: Any) -> Learner:
+def build(name: str, **settings: Any) -> Any:
     torch.manual_seed(0)
     method = learners.get(name)
     return method(Spec(FIELDS, 4, 2), method.Config(**settings))
@@ -30,6 +32,11 @@ def batch(n: int = 32, seed: int = 0) -> Batch:
     action = rng.uniform(-1, 1, (n, 2)).astype(np.float32)
     parts = (obs, action, next_obs, np.ones((n, 1), np.float32))
     return Batch(*map(torch.from_numpy, parts), torch.zeros(n), torch.zeros(n))
+
+
+def doubled(one: Batch) -> Batch:
+    """The batch in double precision, for a learner that is."""
+    return one.replace(**{k: v.double() for k, v in vars(one).items() if v is not None})
 
 
 def outputs(net: torch.nn.Module, x: np.ndarray) -> np.ndarray:
@@ -84,15 +91,16 @@ def test_apt_prefers_who_stands_alone() -> None:
 
 
 def test_rnd_is_the_error_of_the_prediction() -> None:
-    learner, one = build("rnd", hidden=(16,), dim=8, skill_obs=("place",)), batch()
+    learner = build("rnd", hidden=(16,), dim=8, skill_obs=("place",)).double()
+    one = doubled(batch())
     one = one.replace(next_obs=4 * one.next_obs)  # some beyond the clip
     seen = np.clip(one.next_obs[:, :2].numpy(), -5, 5)
     assert (seen == 5).any()
     error = (outputs(learner.predictor, seen) - outputs(learner.target, seen)) ** 2
     expected = error.mean(1)
-    np.testing.assert_allclose(learner.signal(one)[:, 0], expected / expected.mean(), rtol=1e-4)
+    np.testing.assert_allclose(learner.signal(one)[:, 0], expected / expected.mean(), rtol=1e-9)
     before = {k: v.clone() for k, v in learner.state_dict().items()}
-    assert learner.update(one)["skill/prediction_error"] == pytest.approx(expected.mean(), rel=1e-5)
+    assert learner.update(one)["skill/prediction_error"] == pytest.approx(expected.mean(), rel=1e-9)
     moved = {k for k, v in learner.state_dict().items() if not torch.equal(v, before[k])}
     assert moved == {k for k in before if k.startswith("predictor")} | {"usual.mean"}
 
@@ -106,14 +114,28 @@ def test_what_was_seen_often_earns_less_than_what_was_not(name: str) -> None:
     assert learner.signal(new).mean() > 5 * learner.signal(known).mean()
 
 
-def test_disagreement_is_the_variance_of_the_models() -> None:
-    learner, one = build("disagreement", members=4, hidden=(16,), skill_obs=("speed",)), batch()
-    x = torch.cat((one.obs, one.action), -1)
-    change = learner.models.net(x).detach().numpy()[..., 2:]
-    variance = change.var(0, ddof=1).mean(-1)
-    np.testing.assert_allclose(learner.variance(one), variance, atol=1e-6)
-    expected = variance / variance.mean()
-    np.testing.assert_allclose(learner.signal(one)[:, 0], expected, rtol=1e-4)
+@pytest.mark.parametrize("skill_obs", [(), ("speed",)])
+def test_disagreement_agrees_with_numpy(skill_obs: tuple[str, ...]) -> None:
+    learner = build("disagreement", members=4, hidden=(16, 8), skill_obs=skill_obs).double()
+    one, counts = doubled(batch()), np.array([0, 0, 1, 1]) if skill_obs else np.ones(4)
+    x = np.concatenate((one.obs, one.action), 1)
+
+    def agree() -> tuple[np.ndarray, np.ndarray]:
+        predicted = by_hand.changes(learner.models, (6, 16, 8, 4), x)
+        variance = by_hand.variance(predicted[..., counts > 0])
+        np.testing.assert_allclose(learner.variance(one), variance, rtol=1e-9)
+        expected = variance / variance.mean()
+        np.testing.assert_allclose(learner.signal(one)[:, 0], expected, rtol=1e-9)
+        return predicted, variance
+
+    predicted, _ = agree()
+    kept = by_hand.masks(x, 4, EnsembleConfig.keep)
+    assert not kept.all()
+    losses = by_hand.losses(predicted, (one.next_obs - one.obs).numpy(), counts, kept)
+    metrics = learner.update(one)
+    assert float(metrics["skill/model_error"]) == pytest.approx(np.mean(losses), rel=1e-9)
+    _, variance = agree()  # measured after the update
+    assert float(metrics["skill/variance"]) == pytest.approx(variance.mean(), rel=1e-9)
 
 
 def test_only_what_counts_is_predicted() -> None:

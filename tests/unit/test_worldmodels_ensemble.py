@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ensemble_by_hand as by_hand
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -53,16 +55,25 @@ def test_noise_earns_no_bonus_and_the_unseen_does() -> None:
     assert float(metrics["model/ensemble_error"]) == pytest.approx(0.5, abs=0.1)
 
 
-def test_loss_is_the_masked_squared_error_of_the_change() -> None:
-    model = small(keep=0.5)
-    obs, action, after = (torch.randn(20, w, generator=seeded(w)) for w in (3, 2, 3))
-    weight = torch.rand(20, 3, generator=seeded(1))
-    masks = model.masks(obs, action)
-    for w in (None, weight, weight[:, 0]):
-        full = 1.0 if w is None else w if w.ndim == 2 else w[:, None]
-        square = full * (model(obs, action) - (after - obs)) ** 2
-        wanted = sum(square[e][masks[e]].mean() for e in range(5))
-        torch.testing.assert_close(model.loss(obs, action, after, w)[0], wanted)
+@pytest.mark.parametrize("keep", [0.5, 1.0])
+def test_loss_bootstrap_and_disagreement_agree_with_numpy(keep: float) -> None:
+    model = small(keep=keep).double()
+    rng = np.random.default_rng(0)
+    obs, action, after = (rng.normal(size=(20, width)) for width in (3, 2, 3))
+    each, x = rng.uniform(size=(20, 3)), np.concatenate((obs, action), 1)
+    predicted, kept = by_hand.changes(model, (5, 16, 16, 3), x), by_hand.masks(x, 5, keep)
+    assert kept.any(1).all() and kept.all() == (keep == 1)
+    told, acted, then = (torch.from_numpy(part) for part in (obs, action, after))
+    np.testing.assert_array_equal(model.masks(told, acted).numpy(), kept)
+    for weight in (None, each, each[:, 0]):
+        full = np.ones((20, 1)) if weight is None else weight.reshape(20, -1)
+        wanted = by_hand.losses(predicted, after - obs, full, kept)
+        factor = None if weight is None else torch.from_numpy(weight)
+        loss, metrics = model.loss(told, acted, then, factor)
+        assert float(loss.detach()) == pytest.approx(sum(wanted), rel=1e-9)
+        assert float(metrics["model/ensemble_error"]) == pytest.approx(np.mean(wanted), rel=1e-9)
+    found = model.disagreement(told, acted).detach().numpy()
+    np.testing.assert_allclose(found, by_hand.variance(predicted), rtol=1e-9)
 
 
 def test_the_bootstrap_is_fixed_fair_and_independent() -> None:
