@@ -25,12 +25,13 @@ from etude.evaluate.skillset_mi import FOLDS, rollout_mi
 from etude.skills.library import SkillLibrary
 from etude.skills.library_card import markdown_table
 from etude.skills.library_data import plain
+from etude.skills.library_goals import DISCRIMINATOR
 from etude.skills.spaces import Discrete
 
 MARKDOWN, JSON = "report.md", "report.json"
 KINDS, REPEATS = 32, 4  # distinct skills that are told apart at most, and episodes of each
 NAMED = 16  # distinct skills taken from a continuous space
-DISCRIMINATOR, EMPOWERMENT = "discriminator", "empowerment"  # names of encoders in a library
+EMPOWERMENT = "empowerment"  # name of an encoder in a library
 
 
 def report_library(

@@ -21,15 +21,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from etude.errors import LibraryError, UsageError, nearest, unknown
-from etude.skills import library_files
+from etude.skills import library_files, library_goals
 from etude.skills.library_card import flat_row
 from etude.skills.library_data import Contents, SetData, body_fields, differences
 from etude.skills.mlp import MLP, describe_fields
 from etude.skills.spaces import Array, Discrete, SkillSpace
 
 __all__ = ["MLP", "SetData", "SkillLibrary", "SkillPolicy", "merge", "subset", "write", "zoo_names"]
-
-PHI, GOAL = "phi", "goal"
 
 
 class SkillLibrary:
@@ -166,29 +164,32 @@ class SkillLibrary:
         """One skill as a policy with `reset` and `act`."""
         return SkillPolicy(self, self.space.check(z))
 
+    @property
+    def directional(self) -> bool:
+        """Whether skills are ways for phi to move (METRA), not where phi is to be (VISR)."""
+        return library_goals.PHI in self.encoders
+
     def encode(self, obs: ArrayLike) -> Array:
         """phi (B, D) of raw body observations (B, O).
 
         Raises:
-            LibraryError: the set has no encoder "phi".
+            LibraryError: the set has no phi.
         """
-        if PHI not in self.encoders:
+        if (phi := library_goals.encoder(self.space, self.encoders)) is None:
             raise LibraryError(
-                f'set "{self.set}" of library {self.name} has no encoder "{PHI}", which '
+                f'set "{self.set}" of library {self.name} has no encoder "phi", which '
                 f"{self.learner} does not learn: choose one learnt by a metric method."
             )
-        return self.encoders[PHI](obs)
+        return phi(obs)
 
     def goal_skill(self, obs: ArrayLike, goal: ArrayLike) -> Array:
-        """The skill (B, Z) from `obs` to `goal` (both (B, O)): the goal, where skills are goals.
-
-        Elsewhere it points along phi(goal) - phi(obs), by the largest entry if it is one-hot.
+        """The skill (B, Z) from `obs` to `goal` (both (B, O)); `library_goals` has the rules.
 
         Raises:
-            LibraryError: the set has no phi, or one of another width than z.
+            LibraryError: no network tells it, or phi has another width than z.
         """
-        if GOAL in self.encoders:
-            return self.space.from_action(self.encoders[GOAL](goal))
+        if skill := library_goals.namer(self.space, self.encoders):
+            return skill(goal)
         way = self.encode(goal) - self.encode(obs)
         if way.shape[-1] != self.space.dim:
             raise LibraryError(
@@ -235,9 +236,8 @@ class SkillLibrary:
             metrics={},
         )
         parent = _parent(self, f"untrained, seed {seed}")
-        return SkillLibrary(
-            Contents(f"{self.name[:54]}-untrained", self.contents.env, [fresh], {}, [parent])
-        )
+        name = f"{self.name[:54]}-untrained"
+        return SkillLibrary(Contents(name, self.contents.env, [fresh], {}, [parent]))
 
     def __repr__(self) -> str:
         return (

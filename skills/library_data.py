@@ -42,7 +42,7 @@ class SetData:
     policy: MLP
     """(normalised observation, z) -> action in [-1, 1]; its output is "tanh"."""
     encoders: Mapping[str, MLP]
-    """Networks beside the policy; "phi" or "goal" makes zero-shot goals possible."""
+    """Networks beside the policy; some names make zero-shot goals possible (`library_goals`)."""
     mean: Array
     """Frozen normaliser of the raw body fields, (O,)."""
     std: Array

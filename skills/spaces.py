@@ -55,13 +55,17 @@ class SkillSpace(ABC):
     def action_space(self) -> spaces.Space[Any]:
         """The space a controller acts in; `from_action` turns its actions into skills."""
 
-    @abstractmethod
     def from_action(self, action: ArrayLike) -> Array:
         """The skill (…, Z) that a controller's action (or a batch of them) stands for."""
+        return self.nearest(action)
 
     @abstractmethod
     def towards(self, direction: ArrayLike) -> Array:
         """The skill (…, Z) that points most along `direction` (…, Z), for zero-shot goals."""
+
+    @abstractmethod
+    def nearest(self, point: ArrayLike) -> Array:
+        """The skill (…, Z) nearest to any `point` (…, Z), such as what a network gives."""
 
     def contains(self, z: ArrayLike) -> bool:
         """Whether z, (Z,) or (n, Z), consists of skills of this space only."""
@@ -150,7 +154,11 @@ class Discrete(SkillSpace):
         return self._one_hot(index)
 
     def towards(self, direction: ArrayLike) -> Array:
-        return self._one_hot(np.asarray(direction).argmax(-1))
+        return self.nearest(direction)
+
+    def nearest(self, point: ArrayLike) -> Array:
+        """The one-hot vector of the largest entry."""
+        return self._one_hot(np.asarray(point).argmax(-1))
 
     def even(self, n: int) -> Array:
         """Every skill floor(n / dim) or ceil(n / dim) times, in order."""
@@ -183,13 +191,12 @@ class Sphere(SkillSpace):
     def action_space(self) -> spaces.Box:
         return _box(self.dim)
 
-    def from_action(self, action: ArrayLike) -> Array:
-        """The action, scaled to length one."""
-        return self.towards(action)
-
     def towards(self, direction: ArrayLike) -> Array:
-        """The unit vector along `direction`; the first axis where it has no length."""
-        vector = np.asarray(direction, np.float64)
+        return self.nearest(direction)
+
+    def nearest(self, point: ArrayLike) -> Array:
+        """The point, scaled to length one; the first axis where it has no length."""
+        vector = np.asarray(point, np.float64)
         norm = np.linalg.norm(vector, axis=-1, keepdims=True)
         axis = np.eye(1, self.dim)[0]
         return np.asarray(np.where(norm < TINY, axis, vector / np.maximum(norm, TINY)), np.float32)
@@ -236,6 +243,10 @@ class Gaussian(SkillSpace):
         """Along `direction` with the prior's typical length, sqrt(dim)."""
         return Sphere(self.dim).towards(direction) * np.float32(math.sqrt(self.dim))
 
+    def nearest(self, point: ArrayLike) -> Array:
+        """The point itself."""
+        return np.asarray(point, np.float32)
+
 
 @dataclass(frozen=True)
 class Cube(SkillSpace):
@@ -252,15 +263,15 @@ class Cube(SkillSpace):
     def action_space(self) -> spaces.Box:
         return _box(self.dim)
 
-    def from_action(self, action: ArrayLike) -> Array:
-        """The action, clipped to the cube."""
-        return np.clip(np.asarray(action, np.float32), -1, 1)
-
     def towards(self, direction: ArrayLike) -> Array:
         """The point of the cube's surface along `direction`; the centre where it has no length."""
         vector = np.asarray(direction, np.float64)
         reach = np.abs(vector).max(-1, keepdims=True)
         return np.asarray(vector / np.maximum(reach, TINY), np.float32)
+
+    def nearest(self, point: ArrayLike) -> Array:
+        """The point, clipped to the cube."""
+        return np.clip(np.asarray(point, np.float32), -1, 1)
 
     def _inside(self, rows: NDArray[np.float64]) -> NDArray[np.bool_]:
         return np.asarray((np.abs(rows) <= 1 + TOLERANCE).all(-1))

@@ -29,7 +29,8 @@ from etude.envs.engine import BatchedEnv
 from etude.skills.acting import Acting
 from etude.skills.controllers.automaton import START, Effect, History, Way, skills_of
 from etude.skills.controllers.goal_direction import Heading
-from etude.skills.library import GOAL, PHI, SkillLibrary
+from etude.skills.library import SkillLibrary
+from etude.skills.library_goals import GOAL, PHI
 from etude.skills.predicates import Predicate, predicate
 from etude.skills.vec_env import LibraryLevel
 
@@ -45,7 +46,7 @@ class Measuring(Config):
     """skills that are held, spread evenly over their space"""
     places: Annotated[int, Range(0)] = 64
     """at least so many places to head for, on a grid over those that held skills lead to; none
-    where the library has no features that answer goals"""
+    where the library has neither "phi" nor "goal": its ways would be skills that are held"""
     tries: Annotated[int, Range(1)] = 32
     """of each way after each event"""
     steps: Annotated[int, Range(1)] = 50

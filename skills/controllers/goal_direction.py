@@ -3,8 +3,9 @@
 A learner whose skills are directions in a feature space phi answers a goal without any training:
 z = (phi(g) - phi(s)) / |phi(g) - phi(s)| (Park et al. 2022, "Lipschitz-constrained Unsupervised
 Skill Discovery"; Park et al. 2024, METRA); among discrete skills, the one that points most along
-it. The goal observation g is the present one with its place replaced, so the direction is the
-task's and not that of a posture.
+it. Of other learners the skill is the one that their networks name for g, if they do
+(`SkillLibrary.goal_skill`). The goal observation g is the present one with its place replaced, so
+the direction is the task's and not that of a posture.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Heading:
         """Describe it.
 
         Args:
-            library: has features that answer goals; see `SkillLibrary.goal_skill`.
+            library: answers goals; see `SkillLibrary.goal_skill`.
             env_spec: the environment, whose observations begin with the body's.
             place: in descriptor coordinates.
         """

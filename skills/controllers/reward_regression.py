@@ -7,9 +7,10 @@ Representations", arXiv:2402.15567). With centred features x and rewards r of B 
 
     w = (X'X + lambda I)^-1 X'r,   lambda = ridge trace(X'X) / D,   z = towards(w).
 
-x is phi(s') - phi(s), what a directional skill changes; or phi(s') alone. Centring both is the
-intercept: without it a constant reward would tilt w. R^2 says whether the reward lies in the span
-of the features; where it is low, choose a skill by episodes, point at a goal, or learn.
+x is phi(s') - phi(s), what a directional skill changes; or phi(s') alone, where phi has length one
+and a skill maximises phi(s') . z (VISR, APS). Centring both is the intercept: without it a constant
+reward would tilt w. R^2 says whether the reward lies in the span of the features; where it is low,
+choose a skill by episodes, point at a goal, or learn.
 
 A direction is a guess about a policy, so it can be put beside the library's known skills, and the
 best be taken: by episodes (`best_skill.select`), or by value without any (`select_by_value`).
@@ -89,25 +90,26 @@ class RewardRegressionController(OneSkillController):
         next_obs: np.ndarray,
         rewards: np.ndarray,
         *,
-        directional: bool = True,
+        directional: bool | None = None,
         ridge: float = RIDGE,
     ) -> None:
         """Regress the reward on the library's phi.
 
         Args:
-            library: has an encoder "phi" as wide as its skills.
+            library: encodes observations as features as wide as its skills.
             obs: raw body observations (B, O).
             next_obs: what followed each, (B, O).
             rewards: what was paid for it, (B,).
             directional: the features are phi(s') - phi(s), as skills of METRA and its kin move
-                phi along z; else phi(s').
+                phi along z; else phi(s'). By default what the library's skills are.
             ridge: see `regress`.
 
         Raises:
             LibraryError: there is no phi, or it has another width than z.
             UsageError: the samples do not say anything; see `regress`.
         """
-        self._library, self._directional = library, directional
+        self._library = library
+        self._directional = library.directional if directional is None else directional
         self.regression = regress(self.features(obs, next_obs), rewards, ridge)
         if len(self.regression.weights) != library.space.dim:
             raise LibraryError(

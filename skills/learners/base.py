@@ -108,7 +108,10 @@ class Learner(nn.Module, ABC):
         return batch
 
     def goal_skill(self, obs: Tensor, goal: Tensor) -> Tensor | None:
-        """The skill (B, Z) that leads from `obs` to `goal` (B, O), if the method knows one."""
+        """The skill (B, Z) that leads from `obs` to `goal` (B, O), if the method knows one.
+
+        Its library names the same one if networks of `export` can (`library_goals`).
+        """
         return None
 
     def encode(self, obs: Tensor) -> Tensor | None:

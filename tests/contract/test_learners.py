@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from etude import checkpoint
 from etude.agents.kernels import FlatAdam, Stack, Trace
 from etude.agents.replay import Batch, Record, Replay
 from etude.config import replace, to_dict
-from etude.errors import UsageError
+from etude.errors import LibraryError, UsageError
 from etude.skills import learners, presets
 from etude.skills.discovery import DiscoverConfig, Discovery, preset, read_config
 from etude.skills.env import SkillEnv
@@ -40,6 +41,8 @@ SMALL = {
         "replay_capacity": 320,
     },
 }
+UNSAVED = {"choreographer", "lpe"}
+"""answer goals by a world model or by trying plans, which a library's networks cannot"""
 
 every_learner = pytest.mark.parametrize("name", learners.ids())
 
@@ -174,6 +177,30 @@ def test_its_skills_are_the_actions_of_an_environment(name: str, tmp_path: Path)
     for _ in range(15):
         obs, *_ = bare.step(skill.act(obs))
     assert obs.tobytes() == seen[0][1]
+
+
+@every_learner
+def test_a_library_answers_goals_as_its_learner_does(name: str, tmp_path: Path) -> None:
+    """Raw goals, as the learner answers normalised ones; or it says that it cannot."""
+    run = Discovery(small(name))
+    rng = np.random.default_rng(0)
+    run.normaliser.mean.copy_(torch.from_numpy(rng.normal(size=4)))
+    run.normaliser.std.copy_(torch.from_numpy(rng.uniform(0.5, 2, 4)))
+    library = SkillLibrary.load(export(run, tmp_path / "library", {"command": "test"}, {}))
+    obs, goal = rng.normal(size=(2, 64, 4)).astype(np.float32) * 2
+    seen, there = (run.normaliser(torch.from_numpy(x)) for x in (obs, goal))
+    expected = run.learner.goal_skill(seen, there)
+    if expected is None or name in UNSAVED:
+        with pytest.raises(LibraryError, match='no encoder "phi"'):
+            library.goal_skill(obs, goal)
+    else:
+        np.testing.assert_allclose(library.goal_skill(obs, goal), expected, atol=1e-5)
+        np.testing.assert_allclose(library.goal_skill(obs[0], goal[0]), expected[0], atol=1e-5)
+    with contextlib.suppress(LibraryError):
+        phi = run.learner.encode(seen)
+        found = library.encode(obs)
+        assert phi is not None
+        np.testing.assert_allclose(found, phi.detach(), atol=1e-5)
 
 
 @every_learner

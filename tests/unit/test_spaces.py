@@ -122,6 +122,19 @@ def test_towards_points_along_the_direction() -> None:
     np.testing.assert_allclose(np.abs(Cube(2).towards(way)).max(-1), 1)
 
 
+@each_space
+def test_the_nearest_skill_is_none_farther_than_any_other(space: SkillSpace) -> None:
+    rng = np.random.default_rng(0)
+    points = 2 * rng.standard_normal((20, space.dim))
+    z = space.nearest(points)
+    assert space.contains(z) and z.dtype == np.float32
+    others = np.concatenate((space.sample(rng, 500), space.even(50)))
+    apart = np.linalg.norm(points[:, None] - others, axis=-1).min(1)
+    assert (np.linalg.norm(points - z, axis=-1) <= apart + 1e-6).all()
+    np.testing.assert_allclose(space.nearest(others), others, atol=1e-6)
+    np.testing.assert_array_equal(space.nearest(points[0]), z[0])
+
+
 def test_even_sets() -> None:
     np.testing.assert_array_equal(Discrete(5).even(12).sum(0), [3, 2, 3, 2, 2])
     np.testing.assert_array_equal(Discrete(4).even(2).argmax(-1), [0, 2])
