@@ -1,6 +1,6 @@
-"""LSD, CSD and CSF against NumPy and against their optima, and what the whole family shares.
+"""LSD, CSD, METRA and CSF against NumPy, LSD and CSD against their optima, what they share.
 
-METRA has a file of its own, `test_metra.py`.
+METRA and CSF have files of their own beside this one, `test_metra.py` and `test_csf.py`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 
 from etude.agents.networks import linear_layers
 from etude.agents.replay import Batch
-from etude.errors import UsageError
 from etude.skills import learners
-from etude.skills.discovery import Discovery, preset
 from etude.skills.learners._delta_phi import DeltaPhi
 from etude.skills.learners.base import Spec
 
@@ -100,6 +98,11 @@ def csd_bound(learner: Any, s: Array, s2: Array, step: Array) -> Array:
     return learner.config.dual_init * np.minimum(room, learner.config.slack)
 
 
+def metra_bound(learner: Any, s: Array, s2: Array, step: Array) -> Array:
+    room = 1 - (step**2).sum(1)
+    return learner.config.dual_init * np.minimum(room, learner.config.slack)
+
+
 def csf_bound(learner: Any, s: Array, s2: Array, step: Array) -> Array:
     dim = learner.config.dim
     if learner.config.skills == "discrete":
@@ -112,13 +115,19 @@ def csf_bound(learner: Any, s: Array, s2: Array, step: Array) -> Array:
     return -learner.config.xi * np.log(np.exp(step @ others.T).mean(1))
 
 
-BOUNDS: dict[str, Callable[..., Array]] = {"lsd": lsd_bound, "csd": csd_bound, "csf": csf_bound}
-DUAL = {"dual_lr": 0.1, "dual_init": 0.7, "slack": 0.5, "min_std": 0.3, "scale": 3.0}
+BOUNDS: dict[str, Callable[..., Array]] = {
+    "lsd": lsd_bound,
+    "csd": csd_bound,
+    "metra": metra_bound,
+    "csf": csf_bound,
+}
+DUAL = {"dual_lr": 0.1, "dual_init": 0.7, "slack": 0.5}
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in BOUNDS),
     *((name, {"skills": "discrete", "dim": 3}) for name in BOUNDS),
     *((name, {"skill_obs": ("place",), "hidden": (6, 4)}) for name in BOUNDS),
-    ("csd", DUAL),
+    ("csd", {**DUAL, "min_std": 0.3, "scale": 3.0}),
+    ("metra", DUAL),
     ("csf", {"xi": 2.0, "negatives": 7, "dim": 4}),
 ]
 
@@ -142,9 +151,11 @@ def test_loss_gradient_and_signal_agree_with_numpy(name: str, settings: dict[str
         kept = unstretched(weights) if name == "lsd" else weights
         return forward(kept, s2) - forward(kept, s)
 
+    def bound() -> Array:
+        return BOUNDS[name](learner, s, s2, phi_step())
+
     def loss() -> float:
-        step = phi_step()
-        return -float(np.mean((step * m).sum(1) + BOUNDS[name](learner, s, s2, step)))
+        return -float(np.mean((phi_step() * m).sum(1) + bound()))
 
     progress = (phi_step() * m).sum(1)
     signal = learner.signal(batch).numpy()
@@ -157,12 +168,15 @@ def test_loss_gradient_and_signal_agree_with_numpy(name: str, settings: dict[str
     )
 
     expected, gradients = loss(), central_differences(loss, weights)
+    kept = bound().mean() / getattr(learner.config, "dual_init", 1)  # the constraint, if any
     length = float((phi_step() ** 2).sum(1).mean())
     metrics = learner.update(batch)
     assert float(metrics["skill/phi_loss"]) == pytest.approx(expected, abs=1e-5)
     assert float(metrics["skill/step_length"]) == pytest.approx(length, abs=1e-5)
     for gradient, found in zip(gradients, learned(learner.phi, "grad"), strict=True):
         np.testing.assert_allclose(found, gradient, atol=1e-5)
+    if learner.log_lambda is not None:  # descends log lambda * mean constraint
+        assert float(learner.log_lambda.grad) == pytest.approx(kept, abs=1e-5)
 
 
 def test_every_setting_of_a_step_size_is_used() -> None:
@@ -308,88 +322,3 @@ def test_lambda_stays_bounded(name: str, growth: float, end: float) -> None:
         metrics = learner.update(batch)
     assert float(learner.log_lambda.detach()) == end
     assert float(metrics["skill/lambda"]) == pytest.approx(math.exp(end))
-
-
-def bessel(order: float, x: float) -> float:
-    """I_order(x), by its power series."""
-    return sum(
-        (x / 2) ** (2 * m + order) / math.gamma(m + 1) / math.gamma(m + order + 1)
-        for m in range(60)
-    )
-
-
-def kappa(dim: int, xi: float) -> float:
-    """Length of CSF's best step for a decodable skill on the sphere, by bisection."""
-    low, high = 0.0, 20.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        ratio = bessel(dim / 2, middle) / bessel(dim / 2 - 1, middle)
-        low, high = (middle, high) if ratio < 1 / xi else (low, middle)
-    return low
-
-
-def kappa_of_one_hot(count: int, xi: float) -> float:
-    """The same for `count` one-hot skills: a share p of the softmax where the gradient vanishes."""
-    p = (1 + (count - 1) / xi) / count
-    return math.log(p * (count - 1) / (1 - p)) * ((count - 1) / count) ** 2
-
-
-def test_kappa_of_the_paper_s_settings() -> None:
-    known = {(2, 5): 0.408, (3, 5): 0.615, (4, 5): 0.822, (8, 5): 1.653, (2, 2): 1.159}
-    for (dim, xi), value in known.items():
-        assert kappa(dim, xi) == pytest.approx(value, abs=1e-3)
-
-
-@pytest.mark.parametrize(("dim", "xi"), [(2, 5.0), (2, 2.0), (3, 5.0)])
-def test_csf_reaches_kappa_where_steps_give_the_skill_away(dim: int, xi: float) -> None:
-    learner = make("csf", hidden=(64,), lr=1e-2, dim=dim, xi=xi, negatives=1024)
-    rng = np.random.default_rng(0)
-    for _ in range(400):
-        z = learner.space.sample(rng, 128)
-        next_obs = np.pad(z, ((0, 0), (0, O - dim)))
-        batch = transitions(np.zeros((128, O)), next_obs, z)
-        learner.update(batch)
-    step = learner.step(batch).detach()
-    assert float(step.norm(dim=-1).mean()) == pytest.approx(kappa(dim, xi), rel=0.06)
-    assert float((learner.signal(batch) * batch.skill).sum(-1).mean()) > 0.95 * kappa(dim, xi)
-
-
-@pytest.mark.parametrize("xi", [2.0, 5.0])
-def test_csf_reaches_kappa_of_one_hot_skills(xi: float) -> None:
-    learner = make("csf", hidden=(32,), lr=1e-2, skills="discrete", dim=4, xi=xi)
-    z = np.eye(4)
-    batch = transitions(np.zeros((4, O)), np.pad(z, ((0, 0), (0, O - 4))), z)
-    for _ in range(800):
-        learner.update(batch)
-    step = learner.step(batch).detach()
-    step = step - step.mean(-1, keepdim=True)  # which centred skills do not see
-    best = kappa_of_one_hot(4, xi) * learner.direction(batch.skill)
-    torch.testing.assert_close(step, best, rtol=0.02, atol=0.02)
-
-
-def test_csf_normaliser_is_the_mean_over_the_prior() -> None:
-    """On the circle E exp(v . z') = I_0(|v|): many negatives come near, few do not."""
-    step = torch.tensor([[2.0, 0.0], [0.0, -0.5]])
-    exact = [-5 * math.log(bessel(0, x)) for x in (2.0, 0.5)]
-    batch = batch_for(make("csf"))
-    many = make("csf", negatives=65536).bound(batch, step)
-    assert many.tolist() == pytest.approx(exact, abs=0.05)
-    few = [float(make("csf", seed, negatives=2).bound(batch, step)[0]) for seed in range(20)]
-    assert np.std(few) > 0.5
-
-
-def test_csf_draws_fresh_negatives_for_every_update() -> None:
-    learner = make("csf")
-    assert not torch.equal(learner.others(), learner.others())
-    assert torch.allclose(learner.others().norm(dim=-1), torch.ones(256))
-
-
-def test_csf_has_a_wide_critic_without_entropy_in_its_target() -> None:
-    agent = Discovery(preset("csf", "point-open")).agent
-    assert agent is not None and agent.signal_dim == 2 and not agent.entropy_in_target
-    assert make("csf", dim=7).signal_dim == 7
-
-
-def test_csf_without_an_optimum_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"xi = 1.0"):
-        make("csf", xi=1.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -14,10 +16,9 @@ B, O = 16, 5
 FIELDS = {"place": slice(0, 2), "rest": slice(2, 5)}
 
 
-def make(seed: int = 0, **settings: object) -> Metra:
+def make(seed: int = 0, **settings: Any) -> Any:
     torch.manual_seed(seed)
-    config = Metra.Config(**{"hidden": (8,), **settings})  # type: ignore[arg-type]
-    return Metra(Spec(FIELDS, O, 2), config)
+    return Metra(Spec(FIELDS, O, 2), Metra.Config(**{"hidden": (8,), **settings}))
 
 
 def batch_for(learner: Metra, seed: int = 1) -> Batch:
@@ -68,7 +69,7 @@ class Reference:
         {"lr": 1e-2, "dual_lr": 0.1, "dual_init": 0.7, "slack": 0.1},
     ],
 )
-def test_update_and_signal_agree_with_numpy(settings: dict[str, object]) -> None:
+def test_update_and_signal_agree_with_numpy(settings: dict[str, Any]) -> None:
     learner = make(**settings)
     config, reference, batch = learner.config, Reference(learner), batch_for(learner)
     z, s, s2 = (x.numpy().astype(np.float64) for x in (batch.skill, batch.obs, batch.next_obs))
@@ -88,6 +89,10 @@ def test_update_and_signal_agree_with_numpy(settings: dict[str, object]) -> None
     for part, g in zip((*reference.w, *reference.b), gradient, strict=True):
         part -= config.lr * adam(g)
     layers = [x for x in learner.phi if isinstance(x, torch.nn.Linear)]
+    found = [x.weight.grad.numpy().T for x in layers] + [x.bias.grad.numpy() for x in layers]
+    for mine, g in zip(found, gradient, strict=True):
+        np.testing.assert_allclose(mine, g, atol=1e-5)
+    assert float(learner.log_lambda.grad) == pytest.approx(constraint, abs=1e-5)
     for i, layer in enumerate(layers):
         np.testing.assert_allclose(layer.weight.detach().numpy().T, reference.w[i], atol=1e-5)
         if layer is not layers[-1]:  # the last bias cancels in phi(s') - phi(s): it has no gradient
