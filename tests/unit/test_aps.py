@@ -7,8 +7,13 @@ import pytest
 import torch
 
 from etude.agents.replay import Batch
+from etude.config import replace
+from etude.skills.controllers.reward_regression import RewardRegressionController
+from etude.skills.discovery import Discovery, preset
+from etude.skills.export import export
 from etude.skills.learners.aps import Aps
 from etude.skills.learners.base import Spec
+from etude.skills.library import SkillLibrary
 
 FIELDS = {"place": slice(0, 2), "speed": slice(2, 4)}
 
@@ -54,17 +59,42 @@ def test_features_learn_to_name_the_skill() -> None:
     assert learner.update(one)["skill/alignment"] > 0.98
 
 
-def test_a_tasks_weights_are_found_again_where_the_released_order_fails() -> None:
-    """Rewards phi . w regressed on phi; swapped arguments give a correlation, not w."""
-    rng = np.random.default_rng(0)
-    learner = aps()
-    obs = torch.from_numpy(rng.normal(size=(4096, 4)).astype(np.float32))
-    phi = learner.encode(obs).detach().numpy().astype(np.float64)
-    w = rng.normal(size=3)
-    reward = phi @ w
-    found = np.linalg.lstsq(phi, reward, rcond=None)[0]
-    swapped = np.linalg.lstsq(reward[:, None], phi, rcond=None)[0][0]
-    assert cosine(found, w) > 0.9999 and cosine(swapped, w) < 0.95
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> SkillLibrary:
+    """Ten random linear features, correlated and of length one, of a body's 18 numbers."""
+    method = {"dim": 10, "hidden": [], "skill_obs": []}
+    run = Discovery(replace(preset("aps", "half-cheetah"), {"method": method}))
+    return SkillLibrary.load(export(run, tmp_path_factory.mktemp("aps") / "library", {}))
+
+
+def observations(library: SkillLibrary, n: int = 4096) -> np.ndarray:
+    """Independent ones before and after a step, (2, n, O), as the normaliser knows them."""
+    mean, std = library.data.mean, library.data.std
+    noise = np.random.default_rng(0).normal(size=(2, n, len(mean)))
+    return np.asarray(mean + std * noise, np.float32)
+
+
+def test_a_tasks_weights_are_found_again_where_the_released_order_fails(
+    library: SkillLibrary,
+) -> None:
+    """Rewards phi(s') . w regressed on phi; swapped arguments give a correlation, not w."""
+    obs, after = observations(library)
+    phi = library.encode(after).astype(np.float64)
+    found, swapped = [], []
+    for w in np.random.default_rng(1).normal(size=(50, 10)):
+        reward = phi @ w
+        controller = RewardRegressionController(library, obs, after, reward)
+        found.append(cosine(controller.z, w))
+        swapped.append(cosine(np.linalg.lstsq(reward[:, None], phi, rcond=None)[0][0], w))
+    assert min(found) > 0.999
+    assert np.mean(swapped) == pytest.approx(0.85, abs=0.03)  # docs/learners/aps.md has the figure
+
+
+def test_a_library_holds_the_features_that_name_skills(library: SkillLibrary) -> None:
+    obs, goal = observations(library, 64)
+    phi = library.encode(goal)
+    np.testing.assert_allclose(np.linalg.norm(phi, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(library.goal_skill(obs, goal), phi, atol=1e-6)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:

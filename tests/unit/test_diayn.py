@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +12,13 @@ import torch
 from scipy import stats
 
 from etude.agents.replay import Batch
+from etude.config import replace
+from etude.errors import LibraryError
+from etude.skills.discovery import Discovery, preset
+from etude.skills.export import export
 from etude.skills.learners.base import Spec
 from etude.skills.learners.diayn import Diayn
+from etude.skills.library import SkillLibrary, subset
 from etude.worldmodels.densities import Categorical, Gaussian
 
 B, O = 32, 4
@@ -95,6 +102,32 @@ def test_goal_skill_is_the_likeliest_skill_at_the_goal() -> None:
     goal = torch.randn(5, O)
     z = learner.goal_skill(torch.zeros(5, O), goal)
     assert (z.argmax(-1) == learner.q.net(goal).argmax(-1)).all() and (z.sum(-1) == 1).all()
+
+
+@pytest.mark.parametrize("settings", [{"dim": 5}, {"skills": "continuous", "dim": 3}], ids=str)
+def test_a_library_names_the_skill_that_its_discriminator_names(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    method = {**settings, "skill_obs": ("x", "y"), "hidden": (16,)}
+    run = Discovery(replace(preset("diayn", "point-open"), {"method": method}))
+    run.normaliser.mean.fill_(0.5)
+    run.normaliser.std.fill_(3.0)
+    library = SkillLibrary.load(export(run, tmp_path / "library", {}))
+    obs, goal = np.random.default_rng(0).normal(size=(2, 64, 4)).astype(np.float32) * 9
+    expected = run.learner.goal_skill(*(run.normaliser(torch.from_numpy(x)) for x in (obs, goal)))
+    assert expected is not None and expected.unique(dim=0).shape[0] > 1
+    np.testing.assert_allclose(library.goal_skill(obs, goal), expected.numpy(), atol=1e-5)
+    with pytest.raises(LibraryError, match='no encoder "phi"'):
+        library.encode(obs)
+
+
+def test_a_part_of_a_library_names_skills_of_the_part(tmp_path: Path) -> None:
+    run = Discovery(preset("diayn", "point-open"))
+    whole = SkillLibrary.load(export(run, tmp_path / "whole", {}))
+    part = subset(whole, [6, 1, 3], tmp_path / "part")
+    goal = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32) * 9
+    logits = whole.encoders["discriminator"](goal)[:, [6, 1, 3]]
+    np.testing.assert_array_equal(part.goal_skill(goal, goal), np.eye(3)[logits.argmax(-1)])
 
 
 def test_learning_rate_moves_the_discriminator() -> None:

@@ -24,9 +24,9 @@ from etude.skills.controllers.best_skill import OneSkillController
 from etude.skills.controllers.practice import Practised
 from etude.skills.library import MLP, SetData, SkillLibrary
 from etude.skills.library_data import Contents
-from etude.skills.spaces import Discrete
+from etude.skills.spaces import Discrete, SkillSpace, Sphere
 
-TASK = "point-open-goal"
+TASK, FOUR = "point-open-goal", Discrete(4)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def walkers(tmp_path: Path) -> Path:
     return write(tmp_path / "walkers", "point-open")
 
 
-def write(path: Path, body: str) -> Path:
+def write(path: Path, body: str, space: SkillSpace = FOUR, features: str = "phi") -> Path:
     spec, ways = registry.spec(body), np.array([[1, 0], [0, 1], [-1, 0], [0, -1]])
     width = sum(field.dim for field in spec.fields)
     weights = np.concatenate([np.zeros((width, 2)), 3 * ways])
@@ -43,7 +43,7 @@ def write(path: Path, body: str) -> Path:
     phi = MLP([(ways.T, np.zeros(4))], inputs=("obs",), input_fields=("x", "y"))
     rows = [{"id": i, "z": z} for i, z in enumerate(np.eye(4))]
     normaliser = np.zeros(width), np.ones(width)
-    data = SetData("main", "none", {}, Discrete(4), policy, {"phi": phi}, *normaliser, rows)
+    data = SetData("main", "none", {}, space, policy, {features: phi}, *normaliser, rows)
     return library_files.write(path, Contents("walkers", spec.to_json(), [data]))
 
 
@@ -100,6 +100,22 @@ def test_zero_shot_goes_to_the_goal_and_random_skills_do_not(walkers: Path) -> N
         name: judge(trial(walkers, name))["success_rate"] for name in ("zero-shot", "random-skill")
     }
     assert rates["zero-shot"] == 1.0 > rates["random-skill"]
+
+
+@pytest.mark.parametrize("features", ["phi", "features"])
+def test_a_reward_is_regressed_on_what_skills_do_to_phi(features: str, tmp_path: Path) -> None:
+    """They move it, or lead to where it is: the library says which, and the command follows."""
+    path = write(tmp_path / "lib", registry.spec("point-nav").body, Sphere(4), features)
+    options = ("--controller", "reward-regression", "--env-steps", "800", "--k", "5")
+    assert compose(path, tmp_path / "out", *options, task="point-nav") == 0
+    spec = trial(path, "reward-regression", "point-nav", env_steps=800)
+    library = SkillLibrary.load(path)
+    controller: Any = CONTROLLERS["reward-regression"].make(spec, library, Given()).controller
+    before, after = np.random.default_rng(0).normal(size=(2, 9, library.data.mean.size))
+    moved = library.encode(after) - library.encode(before)
+    expected = moved if features == "phi" else library.encode(after)
+    np.testing.assert_array_equal(controller.features(before, after), expected)
+    assert library.space.contains(controller.z)
 
 
 def test_a_program_is_read_from_its_file(walkers: Path, tmp_path: Path) -> None:

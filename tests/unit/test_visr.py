@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,13 @@ import torch
 
 from etude.agents.networks import linear_layers
 from etude.agents.replay import Batch
+from etude.config import replace
+from etude.skills.controllers.reward_regression import RewardRegressionController
 from etude.skills.discovery import Discovery, preset
+from etude.skills.export import export
 from etude.skills.learners.base import Spec
 from etude.skills.learners.visr import Visr
+from etude.skills.library import SkillLibrary
 
 B, O = 16, 5
 FIELDS = {"place": slice(0, 2), "rest": slice(2, 5)}
@@ -102,6 +107,25 @@ def test_a_state_that_tells_nothing_collapses() -> None:
         metrics = learner.update(arrival(np.ones((128, O)), learner.space.sample(rng, 128)))
     assert float(metrics["skill/collapse"]) == pytest.approx(1.0, abs=1e-5)
     assert abs(float(metrics["skill/alignment"])) < 0.2
+
+
+@pytest.mark.parametrize("method", [{}, {"skill_obs": ["x", "y"]}, {"target": "raw"}], ids=str)
+def test_a_reward_along_phi_gives_its_weights_back(method: dict[str, Any], tmp_path: Path) -> None:
+    """From an exported library, which encodes as the learner does; no offset tilts them."""
+    run = Discovery(replace(preset("visr", "point-open"), {"method": {"skill_obs": [], **method}}))
+    run.normaliser.mean.copy_(torch.tensor([2.0, -1.0, 0.5, 0.0]))
+    library = SkillLibrary.load(export(run, tmp_path / "library", {}))
+    obs, after = 3 * np.random.default_rng(0).normal(size=(2, 4096, 4)).astype(np.float32)
+    phi = library.encode(after)
+    expected = run.learner.encode(run.normaliser(torch.from_numpy(after)))
+    assert expected is not None
+    np.testing.assert_allclose(phi, expected.detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(phi, axis=1), 1, atol=1e-5)
+    for w in np.random.default_rng(1).normal(size=(8, 5)):
+        controller = RewardRegressionController(library, obs, after, phi @ w + 40)
+        assert controller.z @ w / np.linalg.norm(w) > 0.999
+        places = RewardRegressionController(library, obs, after, phi @ w, directional=False)
+        np.testing.assert_allclose(places.z, controller.z, atol=1e-3)
 
 
 def test_the_agent_has_a_wide_critic_without_entropy_in_its_target() -> None:
