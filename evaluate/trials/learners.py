@@ -45,9 +45,9 @@ ALL_STEPS = 10_000_000  # more than the minutes allow
 ON_THE_WAY = ("policy_coverage", "displacement")
 
 NOTE = (
-    "What a learner sees is what its skills are told apart by: where that is the place alone, a\n"
-    "preset says that places matter. Discriminability is a classifier's, which was fitted to states\n"
-    "of other episodes; DIAYN's is that of its own discriminator."
+    "What a learner sees is what its skills are told apart by; where that is the place alone, a\n"
+    "preset says that places matter. Discriminability is that of a classifier which was fitted to\n"
+    "other episodes; DIAYN's is that of its own discriminator."
 )
 
 Row = Mapping[str, Any]
