@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from etude.agents.replay import Replay
+from etude.cli import discover, runs
+from etude.config import replace
+from etude.evaluate import monitor
+from etude.logger import Logger
 from etude.skills import learners
+from etude.skills.discovery import Discovery, preset
 from etude.skills.learners.base import Spec
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "learners"
 PARTS = ("optimises", "logs", "Deviations", "does and does not do", "was measured")
+METRICS = ROOT / "docs" / "metrics.md"
 MEASURED = {"skill/mi_nats", "skill/claimed", "skill/confirmed", "skill/alarm"}  # by the monitor
 
 every_learner = pytest.mark.parametrize("name", learners.ids())
@@ -55,6 +63,45 @@ def test_the_page_names_every_metric_and_no_other(name: str) -> None:
     assert not known - told, f"docs/learners/{name}.md does not explain {sorted(known - told)}"
     strange = told - known - MEASURED
     assert not strange, f"docs/learners/{name}.md explains {sorted(strange)}, which is not logged"
+
+
+def tags(text: str) -> set[str]:
+    """The tags that a page names."""
+    return {stem(tag) for tag in re.findall(r"`((?:skill|train|time)/\w+)`", text)}
+
+
+def written(name: str, folder: Path) -> set[str]:
+    """Every tag, of numbers and of pictures, that a small run with evaluation writes."""
+    loop = {"num_envs": 8, "episode_steps": 20, "updates_per_epoch": 2, "warmup_steps": 160}
+    run = Discovery(replace(preset(name, "point-open"), {"steps": 640, "loop": loop}))
+    with closing(Logger(folder)) as log, runs.Stop() as stop:
+        watcher = monitor.Monitor("point-open", 320, log, mi_episodes=64)
+        while discover.forward(run, watcher, log, stop):
+            pass
+    events = EventAccumulator(str(folder / "tb")).Reload().Tags()
+    rows = (folder / "metrics.csv").read_text().splitlines()[1:]
+    assert {row.split(",")[2] for row in rows} == set(events["scalars"])
+    return {stem(tag) for tag in (*events["scalars"], *events["images"])}
+
+
+def test_the_page_of_metrics_explains_what_runs_write_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With SAC, with an agent of its own, and without one; the last claims what is then checked."""
+    monkeypatch.setattr(monitor, "STEPS", 2)  # of an episode, so that 64 are soon practised for
+    monkeypatch.setattr(monitor, "CHECKED", 64)
+    shared, ever = tags(METRICS.read_text()), set()
+    for name in ("metra", "crl", "lpe"):
+        found, own = written(name, tmp_path / name), tags(page(name))
+        assert not found - shared - own, f"{name} writes what neither page explains"
+        assert not own - found, f"the page of {name} explains what its run never writes"
+        ever |= found
+    assert not shared - ever, "docs/metrics.md explains what no run writes"
+
+
+@every_learner
+def test_the_page_leads_to_what_every_run_logs(name: str) -> None:
+    assert "](../metrics.md)" in page(name).split("## Deviations")[0]
 
 
 @every_learner
