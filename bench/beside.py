@@ -30,6 +30,7 @@ ENV = "point-open"
 FILE = Path(__file__).resolve().parents[1] / "results" / "beside" / "rows.csv"
 HEAD = ["arm", "seed", "env_steps", "seen", "coverage", "displacement", "cpu_seconds"]
 TWO: dict[str, Any] = {"method": {"dim": 2}}
+WHOLE: dict[str, Any] = {"method": {"skill_obs": []}}  # phi sees the velocity, too
 ARMS: dict[str, tuple[str, str, dict[str, Any]]] = {  # learner, bonus, settings
     "diayn": ("diayn", "", TWO),
     "diayn + apt": ("diayn", "apt", TWO | {"bonus_weight": 1.0}),
@@ -37,6 +38,9 @@ ARMS: dict[str, tuple[str, str, dict[str, Any]]] = {  # learner, bonus, settings
     "diayn + disagreement": ("diayn", "disagreement", TWO | {"bonus_weight": 1.0}),
     "metra": ("metra", "", {}),
     "metra on mrq": ("metra", "", {"representation": "mrq"}),
+    "metra, whole state": ("metra", "", WHOLE),
+    "metra, whole state on mrq": ("metra", "", WHOLE | {"representation": "mrq"}),
+    "metra on mrq-all": ("metra", "", WHOLE | {"representation": "mrq-all"}),
 }
 
 

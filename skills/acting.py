@@ -5,9 +5,12 @@ Shapes: N environments, n of them, O body observation, C command (such as a skil
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from etude.skills.discovery import Discovery
 
 
 class Planner(Protocol):
@@ -49,3 +52,21 @@ class Acting:
             self._plan = np.zeros((len(active), *part.shape[1:]), part.dtype)
             self._plan[active] = part
         return np.where(active[:, None], self._plan[:, at], np.float32(0))
+
+
+class Snapshot:
+    """The skills of a run as they are now: deterministic actions from raw observations."""
+
+    def __init__(self, discovery: Discovery) -> None:
+        self.space = discovery.space
+        self.spec = discovery.env_spec
+        self._discovery = discovery
+
+    @property
+    def period(self) -> int:
+        """Steps that the skills plan ahead."""
+        return self._discovery.period
+
+    def plan(self, obs: np.ndarray, z: np.ndarray) -> np.ndarray:
+        """Actions (N, period, A) of skills (N, Z) in raw observations (N, O)."""
+        return self._discovery.plan(obs, z, deterministic=True)

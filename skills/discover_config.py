@@ -68,9 +68,9 @@ class DiscoverConfig(Config):
     rnd, disagreement, or one that rewards the same skills; empty = none"""
     bonus_weight: Annotated[float, Range(0, open_low=True)] = 0.1
     """factor on that signal, which for those three is about 1"""
-    representation: Literal["none", "mrq"] = "none"
+    representation: Literal["none", "mrq", "mrq-all"] = "none"
     """what policy and critics see: the observation, or features that a model of the run predicts
-    (in the manner of MR.Q)"""
+    (in the manner of MR.Q); with mrq-all the learner sees these, too"""
     method: LearnerConfig = field(default_factory=LearnerConfig)
     """settings of the learner"""
     bonus_method: LearnerConfig = field(default_factory=LearnerConfig)
@@ -106,6 +106,13 @@ class DiscoverConfig(Config):
                 f"activation = {self.agent.activation} does not go with representation = "
                 f"{self.representation}: a library holds both as one network of ReLUs; choose relu."
             )
+        for name, fields in (("skill_obs", self.method.skill_obs), ("unseen", self.loop.unseen)):
+            if self.representation == "mrq-all" and fields:
+                raise UsageError(
+                    f"{name} = {', '.join(fields)} does not go with representation = mrq-all, "
+                    "whose features have no such parts: leave it empty (--method.skill-obs and "
+                    "--loop.unseen with nothing behind them), or choose mrq."
+                )
 
 
 def preset(learner: str, env: str, flavour: str = "cpu", bonus: str = "") -> DiscoverConfig:

@@ -25,6 +25,7 @@ from etude.agents.networks import Normaliser, available
 from etude.agents.replay import Batch, Record, Replay
 from etude.envs import registry
 from etude.errors import CheckpointError, NotFiniteError, UsageError
+from etude.skills.acting import Snapshot
 from etude.skills.bonus import Bonus
 from etude.skills.dataset import Dataset
 from etude.skills.discover_config import DiscoverConfig, LoopConfig, preset, read_config
@@ -241,17 +242,18 @@ class Discovery:
         """A fresh batch for the learner, then its signal for the agent; returns the metrics."""
         size = self.config.loop.batch_size
         drawn = self.learner.draw(self.replay, size).normalised(self.normaliser)
-        learned = self.learner.update(drawn)
         if self.agent is None:
+            learned = self.learner.update(drawn)
             self._check(drawn, learned)
             return learned
         assert isinstance(drawn, Batch), "an agent learns from transitions"
+        learned = self.learner.update(self._told(drawn))
         if self.bonus:
             own = self.bonus.learner.draw(self.replay, size).normalised(self.normaliser)
             learned |= self.bonus.update(own)
         if self.representation:
             learned |= self._represent(self.representation)
-        batch = self.learner.relabel(drawn, self.rng)
+        batch = self._relabelled(drawn)
         signal, weights, rewards = self._paid(batch)
         seen = batch.replace(obs=self._shown(batch.obs), next_obs=self._shown(batch.next_obs))
         if self.representation:
@@ -265,9 +267,21 @@ class Discovery:
         self._check(drawn, learned, effects)
         return {**learned, **acted, **rewards}
 
+    def _told(self, batch: Batch) -> Batch:
+        """What the learner sees of it: the observations, or features of them."""
+        if self.representation and self.config.representation == "mrq-all":
+            return batch.normalised(self.representation.encode)
+        return batch
+
+    def _relabelled(self, batch: Batch) -> Batch:
+        """The batch with the skills and goals that the agent learns from."""
+        told = self.learner.relabel(self._told(batch), self.rng)
+        return batch.replace(skill=told.skill, goal=told.goal)
+
     def _paid(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Signal and weights (B, K) of a batch with the bonus in them; the mean of each reward."""
-        signal, weights = self.learner.signal(batch), self.learner.task_vector(batch.skill)
+        signal = self.learner.signal(self._told(batch))
+        weights = self.learner.task_vector(batch.skill)
         rewards = {"skill/reward": (signal * weights).sum(-1).mean()}
         if self.bonus:
             signal, weights, added = self.bonus.add(batch, signal, weights)
@@ -277,7 +291,7 @@ class Discovery:
     def _represent(self, representation: Representation) -> dict[str, Tensor]:
         """An update of what the agent sees; returns its metrics."""
         drawn = representation.draw(self.replay).normalised(self.normaliser)
-        batch = self.learner.relabel(transitions(drawn), self.rng)
+        batch = self._relabelled(transitions(drawn))
         skill = batch.skill.unflatten(0, drawn.valid.shape)
         told = drawn.replace(obs=self._shown(drawn.obs), skill=skill)
         return representation.update(told, self._paid(batch)[0])
@@ -376,21 +390,3 @@ class Discovery:
             )
         self.starts.restore(tree["starts"])
         self.venv.load_state_dict(tree["env"])
-
-
-class Snapshot:
-    """The skills as they are now: deterministic actions from raw observations."""
-
-    def __init__(self, discovery: Discovery) -> None:
-        self.space = discovery.space
-        self.spec = discovery.env_spec
-        self._discovery = discovery
-
-    @property
-    def period(self) -> int:
-        """Steps that the skills plan ahead."""
-        return self._discovery.period
-
-    def plan(self, obs: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """Actions (N, period, A) of skills (N, Z) in raw observations (N, O)."""
-        return self._discovery.plan(obs, z, deterministic=True)

@@ -63,10 +63,15 @@ def _contents(
     """The run's skills as plain data."""
     config = run.config
     fields = config.method.skill_obs or None
+    shared = run.representation if config.representation == "mrq-all" else None
     encoders = {
         key: net
         if isinstance(net, MLP)
-        else MLP(linear_layers(net), inputs=("obs",), input_fields=fields)
+        else MLP(
+            linear_layers(shared.network(net) if shared else net),
+            inputs=("obs",),
+            input_fields=fields,
+        )
         for key, net in run.learner.export().items()
     }
     skills = listed(run.space)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from etude.agents.sac import SAC
 from etude.errors import UsageError
@@ -38,7 +38,7 @@ def networks(config: DiscoverConfig, spec: Spec, seed: int, device: torch.device
     representation: Representation | None = None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        learner = learners.get(config.learner)(spec, config.method)
+        learner = learners.get(config.learner)(_told(config, spec), config.method)
         learner.offline = bool(config.dataset)
         obs_dim, width = spec.obs_dim, learner.signal_dim
         if config.bonus:
@@ -51,6 +51,11 @@ def networks(config: DiscoverConfig, spec: Spec, seed: int, device: torch.device
                 raise UsageError(
                     f"{config.learner} has no agent that learns from a signal, which representation"
                     f" = {config.representation} predicts: leave --representation out."
+                )
+            if config.representation == "mrq-all" and not _plain(learner):
+                raise UsageError(
+                    f"{config.learner} learns a model of the body for its library, which features "
+                    "are not: choose representation = mrq."
                 )
             sizes = obs_dim, spec.action_dim, learner.space.dim, width
             representation = Representation(*sizes, config.encoder).to(device)
@@ -66,6 +71,19 @@ def networks(config: DiscoverConfig, spec: Spec, seed: int, device: torch.device
                 generator=torch.Generator().manual_seed(seed),
             ).to(device)
     return Networks(learner.to(device), agent, bonus, representation)
+
+
+def _told(config: DiscoverConfig, spec: Spec) -> Spec:
+    """What the learner is told of the environment, or of the features in its place."""
+    if config.representation != "mrq-all":
+        return spec
+    width = config.encoder.width
+    return Spec({"features": slice(0, width)}, width, spec.action_dim)
+
+
+def _plain(learner: Learner) -> bool:
+    """Whether all that the learner gives a library reads observations and nothing else."""
+    return all(isinstance(net, nn.Sequential) for net in learner.export().values())
 
 
 def visible(config: DiscoverConfig, spec: Spec, device: torch.device) -> Tensor | None:

@@ -11,7 +11,8 @@ and the head r are unrolled over its actions and skills,
 where n gives a vector mean 0 and variance 1, e' is a slow copy of e, and the signal, whatever the
 learner (and a bonus) pay for that step just now, is scaled to variance 1. What the features are to
 tell is thus where one is going and what is paid there. Agent and library read e'; no gradient of
-theirs reaches it. The learner goes on seeing the observation, whose parts `skill_obs` names.
+theirs reaches it. With `mrq` the learner goes on seeing the observation, whose parts `skill_obs`
+names; with `mrq-all` it sees e' as well.
 
 Deviations: e is an MLP of ReLUs without layer norm, so that e' and the policy are one MLP together,
 which every library can hold (`composed`); the critic sees (e'(s), z, a), not an embedding of both;
@@ -150,6 +151,10 @@ class Representation(nn.Module):
             "model/rank": effective_rank(seen),
             "model/size": seen.square().mean().sqrt(),
         }
+
+    def network(self, net: nn.Sequential) -> nn.Sequential:
+        """A network of features (D) behind the encoder, for observations."""
+        return nn.Sequential(*self.slow, *net)
 
     def policy(self, policy: Layers) -> list[tuple[np.ndarray, np.ndarray]]:
         """The layers of a policy of features and skill, for observation and skill."""
