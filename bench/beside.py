@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python bench/beside.py
 
 DIAYN with two skills, which are soon told apart, alone and with a bonus of weight 1; METRA alone
-and with policy and critics on features (`--representation mrq`). *seen* is how many cells of 0.5 m
+and with policy and critics on features (`--representation mrq`); METRA whose phi sees the whole
+state, alone, with them, and on features itself (`mrq-all`). *seen* is how many cells of 0.5 m
 training entered, *coverage* how many the skills enter without their noise, *displacement* how far
 they end from their start, m. A run that has a row is not made again.
 
