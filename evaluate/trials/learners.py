@@ -150,7 +150,7 @@ def _zero_shot(library: SkillLibrary, env: str) -> tuple[str, float | None]:
             try:
                 controller = GoalDirectionController(library, spec)
                 done = rollout_task(task, LibraryLevel(library), controller, 1)
-            except (LibraryError, UsageError):  # skills that are not directions
+            except (LibraryError, UsageError):  # skills that answer no goals
                 return task, None
             return task, float(done.returns.mean())
     return "", None
