@@ -88,6 +88,8 @@ def numpy_loss(learner: Qrl, batch: Batch, price: float) -> tuple[float, float, 
 )
 def test_loss_and_signal_are_those_of_numpy(settings: dict[str, Any]) -> None:
     learner, batch = qrl(reach=1.3, **settings), a_batch()
+    widths = [m.out_features for m in learner.metric.encoder if isinstance(m, torch.nn.Linear)]
+    assert tuple(widths[:-1]) == settings.get("hidden", (9,))
     loss, violation, apart = learner.loss(batch)
     log_price = np.float32(np.log(settings.get("dual_init", 100.0)))  # as it is stored
     expected = numpy_loss(learner, batch, np.exp(float(log_price)))
