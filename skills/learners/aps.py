@@ -13,8 +13,8 @@ Deviations: e does not depend on w, so the critic has a coordinate of its own fo
 `entropy` in place of w, and Q = psi . (w, entropy) stays a product (released: one scalar target for
 both, of which psi . w is then no longer the task's value); the regression is that of rewards on phi
 (`etude.skills.controllers.reward_regression`; released: its arguments are swapped, which gives a
-correlation in place of w); the preset `cpu` holds w for an episode, in mazes for 50 steps (paper,
-and the preset `paper`: 5); SAC and single steps (released: DDPG, three-step sums).
+correlation in place of w); the preset `cpu` holds w for an episode of the point, in mazes for 50
+steps (paper, the preset `paper` and `cpu` on robots: 5); SAC and single steps (released: DDPG, three-step sums).
 """
 
 from __future__ import annotations
