@@ -178,8 +178,10 @@ PROMISES: dict[str, Promise] = {
     "equations": Promise(
         "rewards, losses and gradients equal an independent NumPy reference",
         (
-            *(f"{UNIT}/test_{name}.py" for name in ("metra", "diayn", "lpe", "sac_reference")),
-            f"{UNIT}/test_kernels.py",
+            *(f"{UNIT}/test_{name}.py" for name in ("metra", "delta_phi", "csf", "diayn", "visr")),
+            *(f"{UNIT}/test_{name}.py" for name in ("cic", "becl", "aps", "exploration", "hilp")),
+            *(f"{UNIT}/test_{name}.py" for name in ("qrl", "contrastive", "goal_box", "dads")),
+            *(f"{UNIT}/test_{name}.py" for name in ("lpe", "sac_reference", "kernels")),
         ),
     ),
     "learning": Promise(
