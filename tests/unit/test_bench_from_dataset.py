@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(ROOT / "bench")
     found = importlib.import_module("from_dataset")
-    monkeypatch.setattr(found, "RANDOM", 4_800)
+    monkeypatch.setattr(found, "RANDOM", 6_400)
     monkeypatch.setattr(found, "PER_EPOCH", 5)
     return found
 
@@ -47,7 +47,7 @@ def test_the_data_are_uniform_actions_and_a_run_on_them_collects_nothing(
     bench.random_data("point-open", 0, tmp_path / "data")
     run = Discovery(preset("qrl", "point-open"))
     data = Dataset.load(tmp_path / "data", run.env_spec)
-    assert data.steps == 4_800
+    assert data.steps == 6_400
     batch = data.replay(0, "cpu").steps(4_000)
     assert abs(float(batch.action.mean())) < 0.05
     assert float(batch.action.std()) == pytest.approx(1 / 3**0.5, abs=0.03)
