@@ -1,18 +1,19 @@
-"""What every learner makes of the open point in a minute of one core.
+"""What every learner makes of a point in a minute of one core: in the open, or in the U.
 
     OMP_NUM_THREADS=1 python bench/arena.py
+    OMP_NUM_THREADS=1 python bench/arena.py --env point-maze-u --seeds 0
     OMP_NUM_THREADS=1 python bench/arena.py --learners metra diayn --seeds 0
 
-Learners of skills practise for 24,000 steps with their `cpu` preset. *coverage* counts the cells
-of 0.5 m that 48 episodes of the skills enter without noise, *untrained* those before the first
-update, *ends* the cells in which they end, which are few where all skills do the same, however
-far they go; *accuracy* is how often a discriminator, of learners with one, names a skill in
-training; *goals* the share of 50 goals that the skills reach zero-shot, for learners that know
-which skill leads to one. Learners without skills practise for 48,000 steps; *coverage* counts
-what their training entered, and *untrained* what uniform actions would have.
+Learners of skills practise for 24,000 steps (in the U 48,000) with their `cpu` preset. *coverage*
+counts the cells of 0.5 m that 48 episodes of the skills enter without noise, *untrained* those
+before the first update, *ends* the cells in which they end, which are few where all skills do the
+same, however far they go; *accuracy* is how often a discriminator, of learners with one, names a
+skill in training; *goals* the share of 50 goals that the skills reach zero-shot, for learners
+that know which skill leads to one. Learners without skills practise for twice as many; *coverage*
+counts what their training entered, and *untrained* what uniform actions would have.
 
-`pytest -m slow tests/contract/test_learning.py` makes the same runs and holds them against bars.
-Rows: results/arena/rows.csv. A run that has a row is not made again.
+`pytest -m slow tests/contract/test_learning.py` makes the open ones and holds them against bars.
+Rows: results/arena/ENV.csv. A run that has a row is not made again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -39,8 +41,9 @@ from etude.skills.export import export
 from etude.skills.library import SkillLibrary
 from etude.skills.vec_env import LibraryLevel
 
-ENV, TASK, STEPS = "point-open", "point-open-goal", 24_000
-FILE = Path(__file__).resolve().parents[1] / "results" / "arena" / "rows.csv"
+ENV = "point-open"
+STEPS = {ENV: 24_000, "point-maze-u": 48_000}
+FOLDER = Path(__file__).resolve().parents[1] / "results" / "arena"
 HEAD = ["learner", "seed", "steps", "updates", "untrained", "coverage", "ends", "displacement"]
 HEAD += ["accuracy", "goals", "cpu_seconds"]
 WITH_AGENT = tuple(name for name in learners.ids() if learners.get(name).agent)
@@ -54,26 +57,28 @@ Row = dict[str, object]
 class Arguments:
     """Train what is missing and write a row for each run."""
 
+    env: Literal["point-open", "point-maze-u"] = "point-open"
+    """world"""
     learners: tuple[str, ...] = WITH_AGENT
     """which"""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """of each"""
-    out: Path = FILE
-    """the table"""
+    out: Path = FOLDER
+    """where the tables are"""
 
 
-def practise(learner: str, seed: int) -> Row:
+def practise(learner: str, seed: int, env: str = ENV) -> Row:
     """Train a learner of skills and measure them."""
-    run = Discovery(replace(preset(learner, ENV), {"seed": seed, "steps": STEPS}))
+    run = Discovery(replace(preset(learner, env), {"seed": seed, "steps": STEPS[env]}))
     cell = run.env_spec.cell
-    untrained = coverage(rollout_skills(run.snapshot(), ENV).paths, cell)
+    untrained = coverage(rollout_skills(run.snapshot(), env).paths, cell)
     began = time.process_time()
     accuracy: float | None = None
     while not run.done:
         run.epoch()
         accuracy = run.metrics.get("skill/accuracy")
     seconds = time.process_time() - began
-    paths = rollout_skills(run.snapshot(), ENV).paths
+    paths = rollout_skills(run.snapshot(), env).paths
     return {
         "learner": learner,
         "seed": seed,
@@ -94,21 +99,21 @@ def goals(run: Discovery) -> float | None:
     with tempfile.TemporaryDirectory() as folder:
         export(run, Path(folder) / "library", {})
         library = SkillLibrary.load(Path(folder) / "library")
-    level = LibraryLevel(library)
+    task = f"{run.config.env}-goal"
     try:
-        controller = GoalDirectionController(library, registry.spec(TASK))
-        done = rollout_task(TASK, level, controller, 1)
+        controller = GoalDirectionController(library, registry.spec(task))
+        done = rollout_task(task, LibraryLevel(library), controller, 1)
     except LibraryError:
         return None
     return None if done.success is None else float(np.mean(done.success))
 
 
-def explore(learner: str, seed: int) -> Row:
+def explore(learner: str, seed: int, env: str = ENV) -> Row:
     """Train a learner without skills, and let uniform actions have as many steps."""
-    seen, seconds = {}, 0.0
-    for warmup in (2 * STEPS, 3_000):  # the longer one leaves no update
-        settings = {"seed": seed, "steps": 2 * STEPS, "loop": {"warmup_steps": warmup}}
-        run = Discovery(replace(preset(learner, ENV), settings))
+    seen, seconds, steps = {}, 0.0, 2 * STEPS[env]
+    for warmup in (steps, 3_000):  # the longer one leaves no update
+        settings = {"seed": seed, "steps": steps, "loop": {"warmup_steps": warmup}}
+        run = Discovery(replace(preset(learner, env), settings))
         counted = RunningCoverage(run.env_spec.cell)
         began = time.process_time()
         while not run.done:
@@ -118,20 +123,22 @@ def explore(learner: str, seed: int) -> Row:
         seen[warmup] = counted.total
     row: Row = dict.fromkeys(HEAD)
     row |= {"learner": learner, "seed": seed, "steps": run.steps, "updates": run.updates}
-    row |= {"untrained": seen[2 * STEPS], "coverage": seen[3_000]}
+    row |= {"untrained": seen[steps], "coverage": seen[3_000]}
     return row | {"cpu_seconds": round(seconds, 1)}
 
 
 def main(args: Arguments) -> None:
     """Every run that has no row."""
     torch.set_num_threads(1)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    known = {(row["learner"], row["seed"]) for row in tables.read(args.out, ("learner",))}
+    args.out.mkdir(parents=True, exist_ok=True)
+    table = args.out / f"{args.env}.csv"
+    known = {(row["learner"], row["seed"]) for row in tables.read(table, ("learner",))}
     for seed in args.seeds:
         for learner in args.learners:
             if (learner, seed) not in known:
-                row = explore(learner, seed) if learner in EXPLORERS else practise(learner, seed)
-                tables.append(args.out, [row])
+                measure = explore if learner in EXPLORERS else practise
+                row = measure(learner, seed, args.env)
+                tables.append(table, [row])
                 print(row, flush=True)
 
 

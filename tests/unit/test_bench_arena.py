@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(ROOT / "bench")
     found = importlib.import_module("arena")
-    monkeypatch.setattr(found, "STEPS", 3_200)
+    monkeypatch.setattr(found, "STEPS", {"point-open": 3_200, "point-maze-u": 3_200})
     small = {"loop": {"updates_per_epoch": 2}, "agent": {"hidden": [16, 16]}}
     monkeypatch.setattr(found, "preset", lambda *name: replace(preset(*name), small))
     return found
@@ -31,8 +31,9 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_a_run_has_a_row_and_is_not_made_again(
     bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "arena" / "rows.csv"
-    bench.main(bench.Arguments(("diayn", "metra", "rnd"), (3,), out))
+    folder = tmp_path / "arena"
+    out = folder / "point-open.csv"
+    bench.main(bench.Arguments("point-open", ("diayn", "metra", "rnd"), (3,), folder))
     rows = {row["learner"]: row for row in tables.read(out, ("learner",))}
     assert list(rows) == ["diayn", "metra", "rnd"] and all(r["seed"] == 3 for r in rows.values())
     assert list(rows["rnd"]) == bench.HEAD
@@ -42,8 +43,11 @@ def test_a_run_has_a_row_and_is_not_made_again(
     assert all(0 <= rows[n]["goals"] <= 1 for n in ("diayn", "metra"))
     assert rows["rnd"]["goals"] is None and rows["rnd"]["ends"] is None
     capsys.readouterr()
-    bench.main(bench.Arguments(("metra", "rnd"), (3,), out))
+    bench.main(bench.Arguments("point-open", ("metra", "rnd"), (3,), folder))
     assert not capsys.readouterr().out and len(tables.read(out, ("learner",))) == 3
+    bench.main(bench.Arguments("point-maze-u", ("metra",), (3,), folder))
+    (row,) = tables.read(folder / "point-maze-u.csv", ("learner",))
+    assert row["steps"] == 3_200 and row["goals"] is not None
 
 
 def test_an_explorer_is_held_against_uniform_actions(bench: ModuleType) -> None:
