@@ -72,9 +72,13 @@ def test_the_correlation_is_one_for_the_way_itself(bench: ModuleType) -> None:
 
 
 @pytest.mark.slow
-def test_a_dataset_of_random_actions_teaches_qrl_the_way_round_the_u(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("env", "learner", "goals"), [("point-open", "hilp", 0.6), ("point-maze-u", "qrl", 0.9)]
+)
+def test_random_actions_teach_the_way_to_goals(
+    env: str, learner: str, goals: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(ROOT / "bench")
-    row = importlib.import_module("from_dataset").one("point-maze-u", "qrl", 0, 10_000)
-    assert row["goals"] > 0.9 and row["correlation"] > 0.9 > row["line"], row
+    row = importlib.import_module("from_dataset").one(env, learner, 0, 10_000)
+    assert row["goals"] > goals, row
+    assert row["correlation"] == "" or row["correlation"] > 0.9 > row["line"], row
