@@ -27,11 +27,12 @@ from typing import Literal
 import numpy as np
 import torch
 import tyro
+from beside import watched
 
 from etude.config import replace
 from etude.envs import registry
 from etude.errors import LibraryError
-from etude.evaluate.metrics import RunningCoverage, cells, coverage, displacement
+from etude.evaluate.metrics import cells, coverage, displacement
 from etude.evaluate.rollouts import rollout_skills, rollout_task
 from etude.evaluate.trials import tables
 from etude.skills import learners
@@ -114,13 +115,7 @@ def explore(learner: str, seed: int, env: str = ENV) -> Row:
     for warmup in (steps, 3_000):  # the longer one leaves no update
         settings = {"seed": seed, "steps": steps, "loop": {"warmup_steps": warmup}}
         run = Discovery(replace(preset(learner, env), settings))
-        counted = RunningCoverage(run.env_spec.cell)
-        began = time.process_time()
-        while not run.done:
-            run.epoch()
-            counted.add(run.collected)
-        seconds = time.process_time() - began
-        seen[warmup] = counted.total
+        seen[warmup], seconds = watched(run)
     row: Row = dict.fromkeys(HEAD)
     row |= {"learner": learner, "seed": seed, "steps": run.steps, "updates": run.updates}
     row |= {"untrained": seen[steps], "coverage": seen[3_000]}

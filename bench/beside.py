@@ -55,20 +55,24 @@ class Arguments:
     """environment steps of a run"""
 
 
+def watched(run: Discovery) -> tuple[int, float]:
+    """Cells that a run enters in training, to its end, and its seconds of CPU time."""
+    counted, began = RunningCoverage(run.env_spec.cell), time.process_time()
+    while not run.done:
+        run.epoch()
+        counted.add(run.collected)
+    return counted.total, time.process_time() - began
+
+
 def one(arm: str, seed: int, steps: int) -> dict[str, object]:
     """Train and measure."""
     learner, bonus, settings = ARMS[arm]
     config = replace(preset(learner, ENV, bonus=bonus), settings)
     run = Discovery(replace(config, {"seed": seed, "steps": steps}))
-    counted = RunningCoverage(run.env_spec.cell)
-    began = time.process_time()
-    while not run.done:
-        run.epoch()
-        counted.add(run.collected)
-    seconds = time.process_time() - began
+    seen, seconds = watched(run)
     done = policy_metrics(rollout_skills(run.snapshot(), ENV).paths, run.env_spec.cell)
     reached = int(done["policy_coverage"]), round(done["displacement"], 2)
-    values = (arm, seed, run.steps, counted.total, *reached, round(seconds, 1))
+    values = (arm, seed, run.steps, seen, *reached, round(seconds, 1))
     return dict(zip(HEAD, values, strict=True))
 
 

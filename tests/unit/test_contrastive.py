@@ -12,7 +12,6 @@ import torch
 
 from etude.agents.contrastive import EPSILON, Contrastive, ContrastiveConfig, contrast, energies
 from etude.agents.replay import Batch
-from etude.config import replace
 from etude.errors import UsageError
 from etude.skills.discovery import Discovery, preset
 from etude.skills.export import export
@@ -345,18 +344,6 @@ def test_hindsight_goals_are_the_places_of_the_future() -> None:
     assert batch.skill is drawn.skill
     learner.offline = True  # skills of a dataset may be of any kind
     torch.testing.assert_close(learner.relabel(drawn, rng).skill, future[:, :2] / 2)
-
-
-def test_gamma_says_how_far_ahead() -> None:
-    run = Discovery(replace(preset("crl", "point-open"), {"loop": {"episode_steps": 200}}))
-    run.collect()
-    apart = []
-    for gamma in (0.01, 0.99):
-        learner = Crl(run.learner.spec, Crl.Config(gamma=gamma))
-        batch = learner.draw(run.replay, 512)
-        assert batch.future_obs is not None
-        apart.append(float((batch.future_obs - batch.next_obs).abs().mean()))
-    assert apart[0] < 0.05 < 0.3 < apart[1]
 
 
 def test_what_is_practised() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from etude.agents.replay import Batch, Replay
+from etude.agents.replay import Batch
 from etude.config import replace
 from etude.errors import UsageError
 from etude.evaluate.rollouts import rollout_skills
@@ -120,19 +120,6 @@ def test_hindsight_tells_goals_that_were_met(share: float) -> None:
     assert abs(new.mean() - share) < 0.25 and (share == 0.5 or new.mean() == share)
     alone = batch.replace(future_obs=None)
     assert learner.relabel(alone, np.random.default_rng(0)) is alone
-
-
-@pytest.mark.parametrize(("gamma", "ahead"), [(0.01, 1.01), (0.9, 9.6)])
-def test_goals_are_met_after_a_discounted_while(gamma: float, ahead: float) -> None:
-    replay, none = Replay(100, 1, O, 2, 2, seed=0), np.zeros((1, 2), np.float32)
-    for t in range(100):
-        now, after = (np.full((1, O), x, np.float32) for x in (t, t + 1))
-        replay.add(now, none, after, none, np.zeros(1, bool), np.full(1, t == 99))
-    drawn = goal_box(gamma=gamma).draw(replay, 4000)
-    assert drawn.future_obs is not None
-    early = drawn.obs[:, 0] < 50  # with enough of a future
-    steps = (drawn.future_obs - drawn.obs)[early, 0].mean()
-    assert float(steps) == pytest.approx(ahead, rel=0.06)
 
 
 # ---- boxes whose best size is known

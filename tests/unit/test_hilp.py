@@ -12,7 +12,6 @@ import torch
 from etude.agents.replay import Batch, Replay
 from etude.config import replace
 from etude.envs.maps import MAZE_LARGE
-from etude.skills.dataset import write
 from etude.skills.discovery import Discovery, preset
 from etude.skills.export import export
 from etude.skills.learners.base import Spec
@@ -165,38 +164,8 @@ def test_distances_are_those_of_the_maze() -> None:
 # ---- the loop
 
 
-SMALL = {
-    "steps": 640,
-    "agent": {"hidden": [16, 16]},
-    "method": {"hidden": [16], "dim": 3},
-    "loop": {
-        "num_envs": 4,
-        "episode_steps": 40,
-        "updates_per_epoch": 4,
-        "batch_size": 32,
-        "warmup_steps": 160,
-        "replay_capacity": 640,
-    },
-}
-
-
-def test_it_learns_from_what_other_skills_did(tmp_path: Path) -> None:
-    other = {**SMALL, "method": {"hidden": [16]}, "steps": 320}
-    run = Discovery(replace(preset("metra", "point-open"), other))
-    run.run()
-    data = write(tmp_path / "data", run.replay, run.env_spec, run.space, {})
-    config = replace(preset("hilp", "point-open"), {**SMALL, "dataset": str(data)})
-    learning = Discovery(config)
-    assert learning.space != run.space
-    before = [p.clone() for p in learning.learner.parameters()]
-    learning.run()
-    assert learning.updates == 16 and len(learning.replay) == 320
-    moved = zip(before, learning.learner.parameters(), strict=True)
-    assert not any(torch.equal(old, new) for old, new in moved)
-
-
 def test_phi_of_the_library_points_at_goals(tmp_path: Path) -> None:
-    run = Discovery(replace(preset("hilp", "point-open"), SMALL))
+    run = Discovery(replace(preset("hilp", "point-open"), {"method": {"hidden": [16], "dim": 3}}))
     library = SkillLibrary.load(export(run, tmp_path / "library", {}))
     obs, goal = np.random.default_rng(0).normal(size=(2, 8, 4)).astype(np.float32) * 2
     seen, there = (run.normaliser(torch.from_numpy(x)) for x in (obs, goal))
