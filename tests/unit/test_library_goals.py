@@ -61,7 +61,7 @@ def test_features_learnt_beside_other_skills_answer_nothing(space: SkillSpace) -
         (Cube(3), lambda out: np.clip(out, -1, 1)),
         (Sphere(3), lambda out: out / np.linalg.norm(out, axis=-1, keepdims=True)),
     ],
-    ids=str,
+    ids=("discrete", "cube", "sphere"),
 )
 def test_a_network_that_names_skills_answers_by_the_nearest(
     name: str, space: SkillSpace, chosen: Callable[[np.ndarray], np.ndarray]
