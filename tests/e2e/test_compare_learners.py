@@ -18,9 +18,9 @@ import pytest
 from etude import cli
 from etude.evaluate.trials import learners as side_by_side
 from etude.evaluate.trials import tables
-from etude.skills.library import SkillLibrary
 from etude.evaluate.trials.learners import CURVES, TABLE, TEXT, TRIALS, Trial, plan
 from etude.skills import learners
+from etude.skills.library import SkillLibrary
 
 ROOT = Path(__file__).resolve().parents[2]
 
