@@ -143,6 +143,9 @@ def legend(ax: Axes, space: SkillSpace | None) -> None:
             ncols=1 + (space.n > 10),
         )
         return
+    if space is not None and space.dim == 1:
+        _scale(ax.inset_axes((1.03, 0.66, 0.1, 0.32)), space)
+        return
     ring = ax.inset_axes((1.03, 0.72, 0.2, 0.26))
     angle = np.linspace(0, 2 * np.pi, 181)
     rim = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
@@ -159,6 +162,20 @@ def legend(ax: Axes, space: SkillSpace | None) -> None:
     ring.set_axis_off()
 
 
+def _scale(ax: Axes, space: SkillSpace) -> None:
+    """The colours of skills of one number, from -1 to 1."""
+    z = np.linspace(-1, 1, 181)
+    steps = np.stack([np.stack([x, z], axis=-1) for x in (np.zeros(181), np.ones(181))], axis=1)
+    colours = skill_colours(z[:, None], space)
+    ax.add_collection(LineCollection(list(steps), colors=colours, linewidths=2))
+    ax.set(xlim=(0, 1), ylim=(-1, 1), xticks=[], yticks=[-1, 0, 1])
+    ax.text(0.5, 1.1, "skill $z$", ha="center", fontsize=8, color=MUTED)
+    ax.yaxis.tick_right()
+    ax.tick_params(length=0, labelsize=8.5)
+    for side in ax.spines.values():
+        side.set_visible(False)
+
+
 def quiet(bar: Colorbar, label: str) -> None:
     """A colour bar that does not shout."""
     bar.set_label(label, color=INK, fontsize=9)
@@ -168,7 +185,7 @@ def quiet(bar: Colorbar, label: str) -> None:
 
 
 def skill_colours(z: np.ndarray, space: SkillSpace) -> np.ndarray:
-    """A colour (M, 3) for each skill (M, Z): by number, or by the angle of (z1, z2)."""
+    """A colour (M, 3) for each skill (M, Z): by number, by size, or by the angle of (z1, z2)."""
     z = np.asarray(z)
     if isinstance(space, Discrete):
         number = z.argmax(-1)
@@ -176,8 +193,9 @@ def skill_colours(z: np.ndarray, space: SkillSpace) -> np.ndarray:
             table = np.array(mpl.colormaps["tab20"].colors)  # type: ignore[attr-defined]
             return np.asarray(np.concatenate([table[::2], table[1::2]])[number])
         return hue(2 * np.pi * number / space.n)
-    second = z[:, 1] if z.shape[1] > 1 else np.zeros(len(z))
-    return hue(np.arctan2(second, z[:, 0]))
+    if space.dim == 1:
+        return hue(np.pi / 2 * (1 - z[:, 0].clip(-1, 1)))  # half of the circle
+    return hue(np.arctan2(z[:, 1], z[:, 0]))
 
 
 def hue(angle: np.ndarray) -> np.ndarray:

@@ -268,7 +268,7 @@ def _draw(
     """The learning curves of one environment as a picture."""
     spec = registry.spec(env)
     curves: dict[str, list[plots.Curve]] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: -_column(points[row["trial"]], column)[-1]):
         own = points[row["trial"]]
         curve = np.array(_column(own, axis)), np.array(_column(own, column))
         curves.setdefault(row["learner"], []).append(curve)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from etude import cli
+from etude.evaluate import plots
 from etude.evaluate.trials import learners as side_by_side
 from etude.evaluate.trials import tables
 from etude.evaluate.trials.learners import CURVES, TABLE, TEXT, TRIALS, Trial, plan
@@ -140,7 +141,9 @@ def test_skills_that_answer_no_goals_have_no_zero_shot_return() -> None:
     assert side_by_side._zero_shot(library, "half-cheetah") == ("half-cheetah-goal", None)
 
 
-def test_the_table_reads_curves_at_common_steps(tmp_path: Path) -> None:
+def test_the_table_reads_curves_at_common_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second learner made twice the steps in the same minutes."""
     trials = plan(["metra", "diayn"], ["half-cheetah"], [0], 1.0)
     for trial, steps, cells in zip(trials, (1000, 2000), (50.0, 80.0), strict=True):
@@ -155,8 +158,14 @@ def test_the_table_reads_curves_at_common_steps(tmp_path: Path) -> None:
         ]
         tables.append(tmp_path / CURVES, curve)
         tables.append(tmp_path / TRIALS, [row])
+    drawn: list[list[str]] = []
+    curves = plots.learning_curves
+    monkeypatch.setattr(
+        plots, "learning_curves", lambda c, *a, **k: drawn.append(list(c)) or curves(c, *a, **k)
+    )
     text = side_by_side.report(tmp_path, [*trials, *plan(["metra"], ["ant"], [0])])
     assert "2 of 3 trials done" in text and "after 1,000 steps" in text and "## ant" not in text
+    assert ["diayn", "metra"] in drawn, "the best coverage first"
     lines = [line for line in text.splitlines() if line.startswith(("| diayn", "| metra"))]
     assert lines[0].startswith("| diayn | all | – | 80 | 40 |")  # the best first
     assert lines[1].startswith("| metra | all | x | 50 | 50 |")

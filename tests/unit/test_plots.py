@@ -49,9 +49,22 @@ def test_colours_of_skills():
     # only the angle counts, and spaces of other sizes take their first two coordinates
     far = canvas.skill_colours(np.array([[2.0, 0.0, 5.0]]), Cube(3))
     np.testing.assert_allclose(far[0], sphere[0], atol=1e-6)
+    line = canvas.skill_colours(np.linspace(-1, 1, 24)[:, None], Cube(1))
+    assert np.linalg.norm(np.diff(line, axis=0), axis=1).min() > 0.01  # near skills are alike
+    apart = np.linalg.norm(line[:, None] - line, axis=-1)
+    assert apart[~np.eye(24, dtype=bool)].min() > 0.01 and apart[0, -1] > 0.3
     for n in (3, 20, 40):
         named = canvas.skill_colours(np.eye(n), Discrete(n))
         assert len(np.unique(named.round(4), axis=0)) == n
+
+
+def test_skills_of_one_number_have_a_scale():
+    rollouts = made("half-cheetah")
+    rollouts = dataclasses.replace(
+        rollouts, skills=np.linspace(-1, 1, len(rollouts.skills))[:, None]
+    )
+    text = words(plots.trajectories(rollouts, Cube(1)))
+    assert "skill $z$" in text and "$z_1$" not in text
 
 
 @pytest.mark.parametrize("env_id", ["point-open", "point-maze-large", "ant"])
