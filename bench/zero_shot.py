@@ -48,7 +48,12 @@ class Near(HalfCheetahGoal):
 class Arguments:
     """What to measure."""
 
-    library: tuple[str, ...] = ("half-cheetah-metra", "half-cheetah-oracle")
+    library: tuple[str, ...] = (
+        "half-cheetah-metra",
+        "half-cheetah-metra-unseen",
+        "half-cheetah-oracle",
+        "half-cheetah-qrl",
+    )
     """folders or names of libraries"""
     hold: int = 1
     """steps for which a direction is held"""
