@@ -14,7 +14,8 @@ Deviations: e does not depend on w, so the critic has a coordinate of its own fo
 both, of which psi . w is then no longer the task's value); the regression is that of rewards on phi
 (`etude.skills.controllers.reward_regression`; released: its arguments are swapped, which gives a
 correlation in place of w); the preset `cpu` holds w for an episode of the point, in mazes for 50
-steps (paper, the preset `paper` and `cpu` on robots: 5); SAC and single steps (released: DDPG, three-step sums).
+steps (paper, the preset `paper` and `cpu` on robots: 5); SAC and single steps (released: DDPG,
+three-step sums).
 """
 
 from __future__ import annotations
