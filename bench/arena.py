@@ -49,7 +49,6 @@ HEAD = ["learner", "seed", "steps", "updates", "untrained", "coverage", "ends", 
 HEAD += ["accuracy", "goals", "cpu_seconds"]
 WITH_AGENT = tuple(name for name in learners.ids() if learners.get(name).agent)
 """Methods whose plans lead apart before they have learned are measured in bench/empowerment.py."""
-EXPLORERS = tuple(n for n in WITH_AGENT if Discovery(preset(n, ENV)).space.dim == 1)
 
 Row = dict[str, object]
 
@@ -66,6 +65,11 @@ class Arguments:
     """of each"""
     out: Path = FOLDER
     """where the tables are"""
+
+
+def explores(learner: str) -> bool:
+    """Whether it has no skills to tell apart."""
+    return Discovery(preset(learner, ENV)).space.dim == 1
 
 
 def practise(learner: str, seed: int, env: str = ENV) -> Row:
@@ -131,7 +135,7 @@ def main(args: Arguments) -> None:
     for seed in args.seeds:
         for learner in args.learners:
             if (learner, seed) not in known:
-                measure = explore if learner in EXPLORERS else practise
+                measure = explore if explores(learner) else practise
                 row = measure(learner, seed, args.env)
                 tables.append(table, [row])
                 print(row, flush=True)

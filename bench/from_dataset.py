@@ -31,25 +31,21 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from arena import goals
 from torch import Tensor
 
 from etude.config import replace
-from etude.envs import registry
-from etude.evaluate.rollouts import rollout_task
 from etude.evaluate.trials import tables
-from etude.skills.controllers.goal_direction import GoalDirectionController
 from etude.skills.dataset import write
 from etude.skills.discovery import Discovery, preset
-from etude.skills.export import export
 from etude.skills.learners.hilp import Hilp
 from etude.skills.learners.qrl import Qrl
-from etude.skills.library import SkillLibrary
-from etude.skills.vec_env import LibraryLevel
 
 FILE = Path(__file__).resolve().parents[1] / "results" / "from_dataset" / "rows.csv"
 RANDOM, UPDATES, PER_EPOCH = 48_000, 10_000, 100
 CORRIDOR = [(-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1)]
 """Cells of the U from end to end, a metre apart."""
+PAIRS = np.array(list(combinations(range(len(CORRIDOR)), 2)))
 Row = dict[str, object]
 
 
@@ -89,35 +85,21 @@ def learned(env: str, learner: str, seed: int, data: Path, updates: int = UPDATE
     return run
 
 
-def goals(run: Discovery) -> float:
-    """Share of the task's 50 goals that the run's library reaches."""
-    with tempfile.TemporaryDirectory() as folder:
-        export(run, Path(folder) / "library", {})
-        library = SkillLibrary.load(Path(folder) / "library")
-    task = f"{run.config.env}-goal"
-    controller = GoalDirectionController(library, registry.spec(task))
-    done = rollout_task(task, LibraryLevel(library), controller, 1)
-    assert done.success is not None
-    return float(np.mean(done.success))
-
-
 @torch.no_grad()
 def correlation(distance: Callable[[Tensor, Tensor], Tensor], run: Discovery) -> float:
     """Of learned distances between cells of the U with the way along the corridor."""
     obs = torch.zeros(len(CORRIDOR), run.env_spec.obs_dim)
     obs[:, :2] = torch.tensor(CORRIDOR, dtype=torch.float32)
     seen = run.normaliser(obs)[:, run.learner.columns]
-    pairs = np.array(list(combinations(range(len(CORRIDOR)), 2)))
-    found = distance(seen[pairs[:, 0]], seen[pairs[:, 1]])
-    return float(np.corrcoef(found.numpy(), pairs[:, 1] - pairs[:, 0])[0, 1])
+    found = distance(seen[PAIRS[:, 0]], seen[PAIRS[:, 1]])
+    return float(np.corrcoef(found.numpy(), PAIRS[:, 1] - PAIRS[:, 0])[0, 1])
 
 
 def line() -> float:
     """The same of straight lines."""
-    pairs = np.array(list(combinations(range(len(CORRIDOR)), 2)))
     cells = np.array(CORRIDOR, float)
-    straight = np.linalg.norm(cells[pairs[:, 0]] - cells[pairs[:, 1]], axis=1)
-    return float(np.corrcoef(straight, pairs[:, 1] - pairs[:, 0])[0, 1])
+    straight = np.linalg.norm(cells[PAIRS[:, 0]] - cells[PAIRS[:, 1]], axis=1)
+    return float(np.corrcoef(straight, PAIRS[:, 1] - PAIRS[:, 0])[0, 1])
 
 
 def one(env: str, learner: str, seed: int, updates: int) -> Row:
