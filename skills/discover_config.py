@@ -107,12 +107,17 @@ class DiscoverConfig(Config):
                 f"{self.representation}: a library holds both as one network of ReLUs; choose relu."
             )
         for name, fields in (("skill_obs", self.method.skill_obs), ("unseen", self.loop.unseen)):
-            if self.representation == "mrq-all" and fields:
+            if self.learner_on_features and fields:
                 raise UsageError(
                     f"{name} = {', '.join(fields)} does not go with representation = mrq-all, "
                     "whose features have no such parts: leave it empty (--method.skill-obs and "
                     "--loop.unseen with nothing behind them), or choose mrq."
                 )
+
+    @property
+    def learner_on_features(self) -> bool:
+        """Whether the learner, too, sees the representation's features."""
+        return self.representation == "mrq-all"
 
 
 def preset(learner: str, env: str, flavour: str = "cpu", bonus: str = "") -> DiscoverConfig:

@@ -253,8 +253,8 @@ class Discovery:
             learned |= self.bonus.update(own)
         if self.representation:
             learned |= self._represent(self.representation)
-        batch = self._relabelled(drawn)
-        signal, weights, rewards = self._paid(batch)
+        batch, told = self._relabelled(drawn)
+        signal, weights, rewards = self._paid(batch, told)
         seen = batch.replace(obs=self._shown(batch.obs), next_obs=self._shown(batch.next_obs))
         if self.representation:
             seen = self.representation.seen(seen)
@@ -269,18 +269,21 @@ class Discovery:
 
     def _told(self, batch: Batch) -> Batch:
         """What the learner sees of it: the observations, or features of them."""
-        if self.representation and self.config.representation == "mrq-all":
+        if self.representation and self.config.learner_on_features:
             return batch.normalised(self.representation.encode)
         return batch
 
-    def _relabelled(self, batch: Batch) -> Batch:
-        """The batch with the skills and goals that the agent learns from."""
+    def _relabelled(self, batch: Batch) -> tuple[Batch, Batch]:
+        """The batch with skills and goals to learn from, and the same as the learner sees it."""
         told = self.learner.relabel(self._told(batch), self.rng)
-        return batch.replace(skill=told.skill, goal=told.goal)
+        return batch.replace(skill=told.skill, goal=told.goal), told
 
-    def _paid(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Signal and weights (B, K) of a batch with the bonus in them; the mean of each reward."""
-        signal = self.learner.signal(self._told(batch))
+    def _paid(self, batch: Batch, told: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Signal and weights (B, K) with the bonus in them, and the mean of each reward.
+
+        The batch is as the bonus sees it, and `told` the same as the learner does.
+        """
+        signal = self.learner.signal(told)
         weights = self.learner.task_vector(batch.skill)
         rewards = {"skill/reward": (signal * weights).sum(-1).mean()}
         if self.bonus:
@@ -291,10 +294,10 @@ class Discovery:
     def _represent(self, representation: Representation) -> dict[str, Tensor]:
         """An update of what the agent sees; returns its metrics."""
         drawn = representation.draw(self.replay).normalised(self.normaliser)
-        batch = self._relabelled(transitions(drawn))
+        batch, told = self._relabelled(transitions(drawn))
         skill = batch.skill.unflatten(0, drawn.valid.shape)
-        told = drawn.replace(obs=self._shown(drawn.obs), skill=skill)
-        return representation.update(told, self._paid(batch)[0])
+        shown = drawn.replace(obs=self._shown(drawn.obs), skill=skill)
+        return representation.update(shown, self._paid(batch, told)[0])
 
     def _check(
         self,

@@ -63,7 +63,7 @@ def _contents(
     """The run's skills as plain data."""
     config = run.config
     fields = config.method.skill_obs or None
-    shared = run.representation if config.representation == "mrq-all" else None
+    shared = run.representation if config.learner_on_features else None
     encoders = {
         key: net
         if isinstance(net, MLP)

@@ -52,7 +52,7 @@ def networks(config: DiscoverConfig, spec: Spec, seed: int, device: torch.device
                     f"{config.learner} has no agent that learns from a signal, which representation"
                     f" = {config.representation} predicts: leave --representation out."
                 )
-            if config.representation == "mrq-all" and not _plain(learner):
+            if config.learner_on_features and not _plain(learner):
                 raise UsageError(
                     f"{config.learner} learns a model of the body for its library, which features "
                     "are not: choose representation = mrq."
@@ -75,7 +75,7 @@ def networks(config: DiscoverConfig, spec: Spec, seed: int, device: torch.device
 
 def _told(config: DiscoverConfig, spec: Spec) -> Spec:
     """What the learner is told of the environment, or of the features in its place."""
-    if config.representation != "mrq-all":
+    if not config.learner_on_features:
         return spec
     width = config.encoder.width
     return Spec({"features": slice(0, width)}, width, spec.action_dim)

@@ -161,7 +161,7 @@ def test_the_agent_does_not_train_the_representation() -> None:
     seen = model.seen(batch)
     assert not seen.obs.requires_grad and not seen.next_obs.requires_grad
     torch.testing.assert_close(seen.next_obs, model.encode(batch.next_obs))
-    agent.update(seen, *run._paid(batch)[:2])
+    agent.update(seen, *run._paid(batch, batch)[:2])
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
     moved = {k.split(".")[0] for k, v in agent.state_dict().items() if not torch.equal(v, old[k])}
@@ -261,7 +261,7 @@ def test_every_tensor_of_an_update_is_where_the_batch_is(
     drawn = drawn.replace(**{k: v.to("meta") for k, v in vars(drawn).items()})
     steps = transitions(drawn)
     metrics = run.bonus.update(steps)
-    signal, weights, rewards = run._paid(steps)
+    signal, weights, rewards = run._paid(steps, steps)
     metrics |= rewards | run.representation.update(drawn, signal)
     seen = run.representation.seen(steps)
     found = {v.device.type for v in (signal, weights, seen.obs, seen.next_obs, *metrics.values())}

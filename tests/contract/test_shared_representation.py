@@ -72,7 +72,7 @@ def test_the_learner_is_paid_for_features_and_does_not_train_the_encoder() -> No
     batch = run.replay.steps(32).normalised(run.normaliser)
     seen = run.representation.seen(batch)
     step = run.learner.encode(seen.next_obs) - run.learner.encode(seen.obs)  # type: ignore[operator]
-    signal, weights, _ = run._paid(batch)
+    signal, weights, _ = run._paid(batch, run._told(batch))
     torch.testing.assert_close((signal * weights).sum(-1), (step * batch.skill).sum(-1))
     run.learner.update(run._told(batch))
     assert all(torch.equal(v, before[k]) for k, v in run.representation.state_dict().items())
