@@ -102,6 +102,8 @@ class Task(ABC):
     body: Body
     state_dim: int
     """Floats per environment that the engine keeps for the task and saves with the state."""
+    has_success: bool = True
+    """Whether there is something to succeed in; else infos do not speak of it."""
 
     @abstractmethod
     def reset(

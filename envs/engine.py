@@ -48,7 +48,7 @@ class BatchedEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     stands in the infos: `final_obs_array` (N, O) is the observation after the step *before* any
     reset, for every environment, which is what a replay stores as next observation; `descriptor`
     (N, D) belongs to it; `final_obs` with its mask `_final_obs` is Gymnasium's form of the same and
-    is there when an episode has ended. Tasks add `is_success` (N,).
+    is there when an episode has ended. Tasks with a success add `is_success` (N,).
     """
 
     def __init__(
@@ -317,7 +317,7 @@ class BatchedEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def _infos(self) -> dict[str, Any]:
         infos: dict[str, Any] = {"descriptor": self.descriptor()}
-        if self._task is not None:
+        if self._task is not None and self._task.has_success:
             infos["is_success"] = self._success.copy()
         return infos
 

@@ -30,6 +30,7 @@ class OwnReward(Task):
     """The body's own reward at every step: no fields, no ending, no success."""
 
     state_dim = 0
+    has_success = False
 
     def __init__(self, name: str, body: Locomotion, max_steps: int) -> None:
         self.body = body
@@ -71,6 +72,7 @@ class ReacherDense(Task):
     reach = 0.2
     """Goals lie within this distance of the base, m."""
     state_dim = 2
+    has_success = False
 
     def __init__(self) -> None:
         self.body = Reacher(target=True)
