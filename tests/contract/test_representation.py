@@ -148,6 +148,35 @@ def test_an_update_moves_the_slow_copy_a_little() -> None:
         torch.testing.assert_close(slow, 0.75 * old + 0.25 * fast)
 
 
+def test_the_first_step_is_that_of_adam_and_a_share_of_the_weights() -> None:
+    """Of a gradient that is no longer than the clip."""
+    model = build(lr=0.125, decay=0.5, clip=0.25)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    norm = model.update(stretches(), a_signal())["model/gradient"]
+    learned = {name: p for name, p in model.named_parameters() if p.grad is not None}
+    slopes = torch.cat([p.grad.flatten() for p in learned.values()])  # type: ignore[union-attr]
+    assert norm > 0.3 and float(slopes.norm()) == pytest.approx(0.25, rel=1e-4)
+    for name, p in learned.items():
+        assert p.grad is not None
+        told = p.grad.abs() > 1e-5  # elsewhere Adam's epsilon counts
+        wanted = before[name] * (1 - 0.125 * 0.5) - 0.125 * p.grad.sign()
+        torch.testing.assert_close(p.detach()[told], wanted[told], atol=1e-3, rtol=0)
+        assert told.any()
+
+
+def test_a_run_has_networks_and_batches_of_the_sizes_that_were_asked_for() -> None:
+    sizes = {"width": 12, "hidden": [16, 9], "horizon": 4, "sequences": 7}
+    run = Discovery(small("metra", encoder=sizes))
+    run.collect()
+    model = run.representation
+    assert model is not None
+    drawn = model.draw(run.replay)
+    assert drawn.obs.shape == (7, 5, 4) and drawn.action.shape == (7, 4, 2)
+    for net, outputs in ((model.encoder, 12), (model.dynamics, 12), (model.head, 1)):
+        layers = [m for m in net.modules() if isinstance(m, nn.Linear)]
+        assert [layer.out_features for layer in layers] == [16, 9, outputs]
+
+
 def test_the_agent_does_not_train_the_representation() -> None:
     """It sees features, as many as the configuration says, and leaves the encoder alone."""
     run = Discovery(small("metra"))
@@ -158,7 +187,7 @@ def test_the_agent_does_not_train_the_representation() -> None:
     before = {k: v.clone() for k, v in model.state_dict().items()}
     old = {k: v.clone() for k, v in agent.state_dict().items()}
     batch = run.replay.steps(32).normalised(run.normaliser)
-    seen = model.seen(batch)
+    seen = model.encoded(batch)
     assert not seen.obs.requires_grad and not seen.next_obs.requires_grad
     torch.testing.assert_close(seen.next_obs, model.encode(batch.next_obs))
     agent.update(seen, *run._paid(batch, batch)[:2])
@@ -263,7 +292,7 @@ def test_every_tensor_of_an_update_is_where_the_batch_is(
     metrics = run.bonus.update(steps)
     signal, weights, rewards = run._paid(steps, steps)
     metrics |= rewards | run.representation.update(drawn, signal)
-    seen = run.representation.seen(steps)
+    seen = run.representation.encoded(steps)
     found = {v.device.type for v in (signal, weights, seen.obs, seen.next_obs, *metrics.values())}
     assert found == {"meta"}
 

@@ -253,7 +253,14 @@ def run_both(sac: SAC, reference: NumpySAC, updates: int = 3, ones: bool = False
 def test_update_agrees_with_numpy(changes: dict[str, Any], kwargs: dict[str, Any]) -> None:
     """Three whole updates: losses, gradients, Adam, temperature, targets; every setting."""
     sac = make(dataclasses.replace(SMALL, **changes), **kwargs)
-    reference = NumpySAC(sac)
+    reference, config = NumpySAC(sac), sac.config
+    assert len(reference.critics) == config.critics
+    for net in (reference.actor, *reference.critics):
+        assert tuple(len(layer["b"]) for layer in net.layers[:-1]) == config.hidden
+    for net in reference.critics:
+        assert ["gain" in layer for layer in net.layers[:-1]] == [config.layer_norm] * len(
+            config.hidden
+        )
     run_both(sac, reference)
     for stacked, own in ((sac.critics, reference.critic_grads), (sac.actor, reference.actor_grads)):
         # Adam hides the scale of a gradient, so the gradients are compared themselves.

@@ -55,14 +55,14 @@ def test_noise_earns_no_bonus_and_the_unseen_does() -> None:
     assert float(metrics["model/ensemble_error"]) == pytest.approx(0.5, abs=0.1)
 
 
-@pytest.mark.parametrize("keep", [0.5, 1.0])
-def test_loss_bootstrap_and_disagreement_agree_with_numpy(keep: float) -> None:
-    model = small(keep=keep).double()
+@pytest.mark.parametrize(("keep", "members"), [(0.5, 5), (1.0, 3)])
+def test_loss_bootstrap_and_disagreement_agree_with_numpy(keep: float, members: int) -> None:
+    model = small(keep=keep, members=members).double()
     rng = np.random.default_rng(0)
     obs, action, after = (rng.normal(size=(20, width)) for width in (3, 2, 3))
     each, x = rng.uniform(size=(20, 3)), np.concatenate((obs, action), 1)
-    predicted, kept = by_hand.changes(model, (5, 16, 16, 3), x), by_hand.masks(x, 5, keep)
-    assert kept.any(1).all() and kept.all() == (keep == 1)
+    predicted, kept = by_hand.changes(model, (5, 16, 16, 3), x), by_hand.masks(x, members, keep)
+    assert predicted.shape[0] == members and kept.any(1).all() and kept.all() == (keep == 1)
     told, acted, then = (torch.from_numpy(part) for part in (obs, action, after))
     np.testing.assert_array_equal(model.masks(told, acted).numpy(), kept)
     for weight in (None, each, each[:, 0]):
@@ -103,7 +103,8 @@ def test_a_step_is_by_the_member_asked_for_by_a_drawn_one_or_by_all() -> None:
     assert torch.equal(drawn, model.step({"obs": obs}, action, seeded(3))["obs"])
 
 
-@pytest.mark.parametrize("member", [-1, 5])
-def test_a_member_that_is_not_there_is_refused(member: int) -> None:
-    with pytest.raises(UsageError, match="out of range: there are 5"):
-        small().step({"obs": torch.zeros(1, 3)}, torch.zeros(1, 2), member=torch.tensor([member]))
+@pytest.mark.parametrize(("members", "member"), [(5, -1), (5, 5), (3, 3)])
+def test_a_member_that_is_not_there_is_refused(members: int, member: int) -> None:
+    model, state, asked = small(members=members), {"obs": torch.zeros(1, 3)}, torch.tensor([member])
+    with pytest.raises(UsageError, match=f"out of range: there are {members}"):
+        model.step(state, torch.zeros(1, 2), member=asked)

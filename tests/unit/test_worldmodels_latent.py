@@ -39,13 +39,15 @@ def random_sequences(valid: Tensor | None = None) -> Sequences:
 
 @pytest.mark.parametrize("norm", ["simnorm", "layer_norm"])
 def test_the_loss_is_the_sum_of_its_terms(norm: str) -> None:
-    model = small(norm=norm, inverse=0.3, variance=2.0, floor=0.9)
+    model = small(norm=norm, inverse=0.3, variance=2.0, floor=0.9, decode=0.5)
     for parameter in model.target.parameters():
         parameter.data.mul_(1.1)  # the target is another network than the encoder
     batch = random_sequences()
     state, consistency = model.initial(batch.obs[:, 0]), 0.0
+    missed = (model.decode(state["latent"]) - batch.obs[:, 0]).square().mean()
     for h in range(H):
         state = model.step(state, batch.action[:, h])
+        missed += (model.decode(state["latent"]) - batch.obs[:, h + 1]).square().mean()
         consistency += (state["latent"] - model.target(batch.obs[:, h + 1])).square().sum(-1).mean()
     seen = model.encoder(batch.obs)
     guess = model.inverse(torch.cat((seen[:, :-1], seen[:, 1:]), -1))
@@ -54,6 +56,7 @@ def test_the_loss_is_the_sum_of_its_terms(norm: str) -> None:
     variance = (0.9 - seen[:, 0].std(0) / largest).clamp_min(0).mean()
     loss, metrics = model.loss(batch)
     wanted = consistency / (H * D * largest**2) + 0.3 * inverse + 2 * variance
+    wanted += 0.5 * missed / (H + 1)
     torch.testing.assert_close(loss, wanted)
     assert float(variance.detach()) > 0
     assert float(metrics["model/std"]) == pytest.approx(float(seen[:, 0].std(0).mean().detach()))
@@ -86,6 +89,18 @@ def test_an_update_moves_the_target_a_little_and_clips_the_gradient() -> None:
     assert float(torch.stack([g.square().sum() for g in grads]).sum().sqrt()) <= 1e-3 * 1.001
     assert float(metrics["model/gradient"]) > 1e-3
     assert all(not value.requires_grad and value.ndim == 0 for value in metrics.values())
+
+
+def test_the_first_step_is_that_of_adam_and_a_share_of_the_weights() -> None:
+    model = small(lr=0.125, decay=0.5)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    model.update(random_sequences(), model.optimiser())
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            told = p.grad.abs() > 1e-5  # elsewhere Adam's epsilon counts
+            wanted = before[name] * (1 - 0.125 * 0.5) - 0.125 * p.grad.sign()
+            torch.testing.assert_close(p.detach()[told], wanted[told], atol=1e-3, rtol=0)
+            assert told.any()
 
 
 def test_sequences_shorter_than_the_horizon_are_refused() -> None:
