@@ -14,6 +14,7 @@ from etude.agents.contrastive import Contrastive, ContrastiveConfig
 from etude.agents.replay import Batch, Sequences
 from etude.config import replace
 from etude.skills import learners
+from etude.skills.discovery import DiscoverConfig, Discovery, preset
 from etude.skills.learners.base import Spec
 from etude.skills.learners.choreographer import Choreographer
 from etude.worldmodels.actor_critic import ActorCritic, ActorCriticConfig
@@ -242,3 +243,60 @@ def test_the_contrastive_agent_has_its_learning_rates() -> None:
     moved = {k: float((p.detach() - before[k]).abs().max()) for k, p in agent.named_parameters()}
     rates = {"actor.net.flat": 0.02, "critics.flat": 0.02, "goals.flat": 0.02, "log_alpha": 0.05}
     assert moved == pytest.approx(rates, rel=1e-2)
+
+
+# ---- the loop
+
+
+def small(**settings: Any) -> DiscoverConfig:
+    """Four epochs of two episodes, the first of them warm-up."""
+    loop = {"num_envs": 2, "episode_steps": 10, "updates_per_epoch": 5, "batch_size": 24}
+    loop |= {"warmup_steps": 40, "replay_capacity": 60, "hold": 4}
+    base = replace(preset("metra", "point-open"), {"steps": 80, "agent": {"hidden": [16, 16]}})
+    return replace(replace(base, {"loop": loop}), settings)
+
+
+def test_steps_updates_and_batches_are_as_many_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, sizes, told = Discovery(small()), [], []
+    update, resample = run.learner.update, run.learner.resample
+
+    def updated(one: Batch) -> dict[str, Tensor]:
+        sizes.append(len(one.obs))
+        return update(one)
+
+    def resampled(*given: Any) -> np.ndarray:
+        told.append(resample(*given))
+        return told[-1]
+
+    monkeypatch.setattr(run.learner, "update", updated)
+    monkeypatch.setattr(run.learner, "resample", resampled)
+    run.run()
+    assert (run.steps, run.updates, sizes) == (80, 15, [24] * 15)
+    assert len(run.replay) == 60 and run.collected.shape == (2, 11, 2)
+    skills = np.reshape(told, (4, 10, 2, 2))  # epochs, steps, environments, Z
+    assert [len(np.unique(one[:, 0], axis=0)) for one in skills] == [3] * 4  # of 4, 4 and 2 steps
+    assert (skills[:, [0, 4, 8]] == skills[:, [3, 7, 9]]).all()
+
+
+def drawn(seed: int) -> dict[str, np.ndarray]:
+    """What each generator of a run gives."""
+    run = Discovery(small(seed=seed))
+    assert run.agent is not None
+    obs, z = torch.ones(5, 4), torch.ones(5, 2)
+    features = run.learner.encode(obs)
+    assert features is not None
+    return {
+        "learner": features.detach().numpy(),
+        "agent": run.agent.act(obs, z, deterministic=True).numpy(),
+        "noise": (run.agent.act(obs, z) - run.agent.act(obs, z)).numpy(),
+        "environments": run.venv.reset()[0],
+        "skills": run.space.sample(run.rng, 5),
+        "batches": run.replay.rng.integers(1000, size=5),
+        "starts": run.starts.rng.integers(1000, size=5),
+    }
+
+
+def test_whatever_is_drawn_is_that_of_the_seed() -> None:
+    one, same, other = drawn(1), drawn(1), drawn(2)
+    assert [name for name in one if not np.array_equal(one[name], same[name])] == []
+    assert [name for name in one if np.allclose(one[name], other[name])] == []
