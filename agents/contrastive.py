@@ -23,8 +23,10 @@ Eysenbach 2024, arXiv:2408.05804), and of those that it was told to reach, `batc
 
 Deviations: distances by default, with which a point stops 0.1 m from its goals and not 0.6; policy
 and temperature are SAC's, the policy of the same width as the critics; the smallest of E critics
-counts, where more than one is asked for (the papers: one); goals that the policy was told to reach
-are an option (the papers: only goals that were met).
+counts, where more than one is asked for (2022: two offline, else one); rows and columns are told
+(2022: a logistic loss for each pair, or rows alone with the same penalty; 2024: rows alone); half
+of the policy's batch has the goal of another row, where the 2022 code adds a second batch of such;
+goals that the policy was told to reach are an option (the papers: only goals that were met).
 """
 
 from __future__ import annotations
@@ -63,9 +65,9 @@ class ContrastiveConfig(SACConfig):
     loss: Literal["forward", "backward", "symmetric"] = "symmetric"
     """Who is told apart: goals of a pair, pairs of a goal, or both. 2024: forward."""
     penalty: Annotated[float, Range(0)] = 0.01
-    """Weight c of the squared log-sum-exp of rows. 2024: 0.01."""
+    """Weight c of the squared log-sum-exp of rows. 2022, with this loss, and 2024: 0.01."""
     shuffled: Annotated[float, Range(0, 1)] = 0.5
-    """Share of the policy's goals met by another row. 2024: 0.5."""
+    """Share of the policy's goals met by another row. Both papers: 0.5."""
     told: Annotated[float, Range(0, 1)] = 0.0
     """Share of the policy's goals that it was told to reach. 2024: 0."""
     target_entropy_scale: Annotated[float, Range(-0.6, 10)] = 0.5

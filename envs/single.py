@@ -17,8 +17,8 @@ from etude.errors import UsageError
 class SingleEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """A batch of one, without autoreset; the time limit is Gymnasium's `TimeLimit` wrapper's.
 
-    Infos hold `descriptor` (D,) and, for tasks with a success, `is_success`. `batched` is the engine
-    beneath, with its `get_state` and `set_state`.
+    Infos hold `descriptor` (D,) and, for tasks with a success, `is_success`. `batched` is the
+    engine beneath, with its `get_state` and `set_state`.
     """
 
     metadata = {"render_modes": ["rgb_array"]}

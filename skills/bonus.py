@@ -41,9 +41,9 @@ class Bonus(nn.Module):
         super().__init__()
         _check(learner, host)
         self.learner, self.weight = learner, weight
-        self.apart = type(host).task_vector is not Learner.task_vector
+        self.own_coordinate = type(host).task_vector is not Learner.task_vector
         """whether the bonus has a coordinate of its own"""
-        self.width = host.signal_dim + self.apart
+        self.width = host.signal_dim + self.own_coordinate
         """K of the agent"""
 
     def update(self, batch: Record) -> dict[str, Tensor]:
@@ -55,7 +55,7 @@ class Bonus(nn.Module):
         """Signal and weights, both (B, K), with the bonus in them; and the bonus W b, (B,)."""
         b = self.learner.signal(batch)  # (B, 1)
         paid = self.weight * b
-        if not self.apart:
+        if not self.own_coordinate:
             return signal + paid, weights, paid[:, 0]
         weight = torch.full_like(b, self.weight)
         return torch.cat((signal, b), -1), torch.cat((weights, weight), -1), paid[:, 0]

@@ -48,7 +48,7 @@ class DiscoverConfig(Config):
     """One run of skill discovery."""
 
     learner: str = "metra"
-    """file name of a method in skills/learners/"""
+    """id of a method; `discover --help` lists them"""
     env: str = "half-cheetah"
     """environment to practise in"""
     preset: str = "cpu"

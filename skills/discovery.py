@@ -247,17 +247,17 @@ class Discovery:
             self._check(drawn, learned)
             return learned
         assert isinstance(drawn, Batch), "an agent learns from transitions"
-        learned = self.learner.update(self._told(drawn))
+        learned = self.learner.update(self._for_learner(drawn))
         if self.bonus:
             own = self.bonus.learner.draw(self.replay, size).normalised(self.normaliser)
             learned |= self.bonus.update(own)
         if self.representation:
             learned |= self._represent(self.representation)
-        batch, told = self._relabelled(drawn)
-        signal, weights, rewards = self._paid(batch, told)
+        batch, learners = self._relabelled(drawn)
+        signal, weights, rewards = self._paid(batch, learners)
         seen = batch.replace(obs=self._shown(batch.obs), next_obs=self._shown(batch.next_obs))
         if self.representation:
-            seen = self.representation.seen(seen)
+            seen = self.representation.encoded(seen)
         acted = self.agent.update(seen, signal, weights)
         effects = {
             "the signal": {"to the agent": signal},
@@ -267,7 +267,7 @@ class Discovery:
         self._check(drawn, learned, effects)
         return {**learned, **acted, **rewards}
 
-    def _told(self, batch: Batch) -> Batch:
+    def _for_learner(self, batch: Batch) -> Batch:
         """What the learner sees of it: the observations, or features of them."""
         if self.representation and self.config.learner_on_features:
             return batch.normalised(self.representation.encode)
@@ -275,15 +275,15 @@ class Discovery:
 
     def _relabelled(self, batch: Batch) -> tuple[Batch, Batch]:
         """The batch with skills and goals to learn from, and the same as the learner sees it."""
-        told = self.learner.relabel(self._told(batch), self.rng)
-        return batch.replace(skill=told.skill, goal=told.goal), told
+        learners = self.learner.relabel(self._for_learner(batch), self.rng)
+        return batch.replace(skill=learners.skill, goal=learners.goal), learners
 
-    def _paid(self, batch: Batch, told: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _paid(self, batch: Batch, learners: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Signal and weights (B, K) with the bonus in them, and the mean of each reward.
 
-        The batch is as the bonus sees it, and `told` the same as the learner does.
+        The batch is as the bonus sees it, and `learners` the same as the learner does.
         """
-        signal = self.learner.signal(told)
+        signal = self.learner.signal(learners)
         weights = self.learner.task_vector(batch.skill)
         rewards = {"skill/reward": (signal * weights).sum(-1).mean()}
         if self.bonus:
@@ -294,10 +294,10 @@ class Discovery:
     def _represent(self, representation: Representation) -> dict[str, Tensor]:
         """An update of what the agent sees; returns its metrics."""
         drawn = representation.draw(self.replay).normalised(self.normaliser)
-        batch, told = self._relabelled(transitions(drawn))
+        batch, learners = self._relabelled(transitions(drawn))
         skill = batch.skill.unflatten(0, drawn.valid.shape)
         shown = drawn.replace(obs=self._shown(drawn.obs), skill=skill)
-        return representation.update(shown, self._paid(batch, told)[0])
+        return representation.update(shown, self._paid(batch, learners)[0])
 
     def _check(
         self,

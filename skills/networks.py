@@ -38,7 +38,7 @@ def networks(config: DiscoverConfig, spec: Spec, seed: int, device: torch.device
     representation: Representation | None = None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        learner = learners.get(config.learner)(_told(config, spec), config.method)
+        learner = learners.get(config.learner)(_learner_spec(config, spec), config.method)
         learner.offline = bool(config.dataset)
         obs_dim, width = spec.obs_dim, learner.signal_dim
         if config.bonus:
@@ -73,7 +73,7 @@ def networks(config: DiscoverConfig, spec: Spec, seed: int, device: torch.device
     return Networks(learner.to(device), agent, bonus, representation)
 
 
-def _told(config: DiscoverConfig, spec: Spec) -> Spec:
+def _learner_spec(config: DiscoverConfig, spec: Spec) -> Spec:
     """What the learner is told of the environment, or of the features in its place."""
     if not config.learner_on_features:
         return spec

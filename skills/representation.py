@@ -102,7 +102,7 @@ class Representation(nn.Module):
         """What agent and library read: e'(s) (B, D) of normalised observations (B, O)."""
         return torch.as_tensor(self.slow(obs))
 
-    def seen(self, batch: Batch) -> Batch:
+    def encoded(self, batch: Batch) -> Batch:
         """The batch with features in place of its observations."""
         obs, next_obs = self.encode(torch.cat((batch.obs, batch.next_obs))).chunk(2)
         return batch.replace(obs=obs, next_obs=next_obs, future_obs=None)

@@ -30,10 +30,9 @@ from torch import Tensor, nn
 from etude.agents.networks import mlp
 from etude.agents.replay import Batch
 from etude.config import Range
-from etude.skills.learners.base import Learner, LearnerConfig, Spec
+from etude.errors import UsageError
+from etude.skills.learners.base import LOG_LAMBDA, Learner, LearnerConfig, Spec
 from etude.skills.spaces import Discrete, Sphere
-
-LOG_LAMBDA = (-5.0, 10.0)  # without an end, a lasting violation carries lambda to infinity
 
 
 class DeltaPhi(Learner):
@@ -41,7 +40,7 @@ class DeltaPhi(Learner):
 
     config: Config
     log_lambda: nn.Parameter | None
-    """of a member that holds a constraint"""
+    """of a member whose bound is a constraint"""
 
     @dataclass(frozen=True)
     class Config(LearnerConfig):
@@ -60,8 +59,10 @@ class DeltaPhi(Learner):
         super().__init__(spec, config)
         self.config = config
         self.discrete = config.skills == "discrete"
+        if self.discrete and config.dim == 1:
+            raise UsageError("dim = 1 discrete skill has no direction: choose at least 2.")
         self.space = Discrete(config.dim) if self.discrete else Sphere(config.dim)
-        self.phi = self.network((self.seen, *config.hidden, config.dim))
+        self.phi = self.network((self.seen_dim, *config.hidden, config.dim))
         self.optimiser = torch.optim.Adam(self.phi.parameters(), lr=config.lr, fused=True)
         self.register_parameter("log_lambda", None)
 
@@ -71,18 +72,25 @@ class DeltaPhi(Learner):
 
     @abstractmethod
     def bound(self, batch: Batch, step: Tensor) -> Tensor:
-        """What is added to the progress (B,) so that steps of phi (B, D) cannot grow."""
+        """What keeps steps of phi (B, D) from growing, (B,).
+
+        It is added to the progress, or it is a constraint c >= 0 that lambda weighs (`constrain`).
+        """
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         self.optimiser.zero_grad()
         step = self.step(batch)  # (B, D)
         progress = (step * self.direction(batch.skill)).sum(-1)  # (B,)
-        loss = -(progress + self.bound(batch, step)).mean()
+        bound = self.bound(batch, step)  # (B,)
+        if self.log_lambda is not None:
+            self.log_lambda.grad = bound.detach().mean()  # descends log lambda * mean(c)
+            bound = self.log_lambda.detach().exp() * bound
+        loss = -(progress + bound).mean()
         loss.backward()
         self.optimiser.step()
         metrics = {
             "skill/phi_loss": loss.detach(),
-            "skill/step_length": step.detach().square().sum(-1).mean(),
+            "skill/squared_step": step.detach().square().sum(-1).mean(),
         }
         if self.log_lambda is not None:
             self.log_lambda.data.clamp_(*LOG_LAMBDA)
@@ -104,18 +112,12 @@ class DeltaPhi(Learner):
         if not self.discrete:
             return z
         n = self.config.dim
-        return (z - 1 / n) * (n / max(n - 1, 1))
+        return (z - 1 / n) * (n / (n - 1))
 
     def constrain(self, init: float, lr: float) -> None:
-        """Give the member a dual variable lambda, learned as its logarithm."""
+        """Make the bound a constraint with a dual variable lambda, learned as its logarithm."""
         self.log_lambda = nn.Parameter(torch.tensor(math.log(init)))
         self.optimiser.add_param_group({"params": [self.log_lambda], "lr": lr})
-
-    def penalty(self, constraint: Tensor) -> Tensor:
-        """lambda c (B,) for constraints c >= 0 (B,); log lambda descends log lambda * mean(c)."""
-        assert self.log_lambda is not None
-        self.log_lambda.grad = constraint.detach().mean()
-        return self.log_lambda.detach().exp() * constraint
 
     def encode(self, obs: Tensor) -> Tensor:
         return torch.as_tensor(self.phi(obs[:, self.columns]))

@@ -7,7 +7,8 @@ of their distances (Singh et al. 2003); what rewards a single point is, after Li
     e_i = log(1 + mean distance of x_i to its k nearest others / the usual one).
 
 Against the published code a point is no neighbour of its own, and the usual distance is a running
-mean (theirs weighs all history alike, or divides by a variance, whose unit does not cancel).
+mean (theirs weighs all history alike, or divides by a variance, whose unit does not cancel); no
+clip is taken off the distances.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ class Particles(nn.Module):
 
     def measure(self, points: Tensor) -> Tensor:
         """Take the distances of points (B, D) into the running scale; returns their mean."""
-        return self.usual.measure(self.apart(points.detach()))
+        return self.usual.measure(self.spacing(points.detach()))
 
     def entropy(self, points: Tensor) -> Tensor:
         """e (B,) of points (B, D)."""
-        return torch.as_tensor(self.usual(self.apart(points))).log1p()
+        return torch.as_tensor(self.usual(self.spacing(points))).log1p()
 
-    def apart(self, points: Tensor) -> Tensor:
+    def spacing(self, points: Tensor) -> Tensor:
         """Mean distance (B,) of points (B, D) to the k nearest others."""
         distance = torch.cdist(points, points)
         distance = distance.fill_diagonal_(math.inf)

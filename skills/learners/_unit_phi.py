@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 from etude.agents.networks import mlp
 from etude.agents.replay import Batch
 from etude.config import Range
-from etude.skills.learners.base import Learner, LearnerConfig, Spec
+from etude.skills.learners.base import Learner, LearnerConfig, Spec, descend
 from etude.skills.spaces import Sphere
 
 
@@ -36,23 +36,21 @@ class UnitPhi(Learner):
         hidden: tuple[Annotated[int, Range(1)], ...] = (256, 256)
         """widths of phi's hidden layers (APS, and VISR as of Zheng et al.: 1024, 1024)"""
         lr: Annotated[float, Range(0, 1, open_low=True)] = 3e-4
-        """learning rate of phi (the same: 1e-4)"""
+        """learning rate of phi (APS, and VISR as of Zheng et al.: 1e-4)"""
 
     def __init__(self, spec: Spec, config: Config) -> None:
         super().__init__(spec, config)
         self.space = Sphere(config.dim)
-        self.phi = mlp((self.seen, *config.hidden, config.dim))
+        self.phi = mlp((self.seen_dim, *config.hidden, config.dim))
         self.optimiser = torch.optim.Adam(self.phi.parameters(), lr=config.lr, fused=True)
 
-    def align(self, points: Tensor, z: Tensor) -> Tensor:
-        """A gradient step on phi(s') . z, of features (B, D) before they have length one."""
-        alignment = (normalize(points, dim=-1) * z).sum(-1).mean()
-        self.optimiser.zero_grad()
-        (-alignment).backward()
-        self.optimiser.step()
+    def align(self, raw: Tensor, z: Tensor) -> Tensor:
+        """A gradient step on phi(s') . z, from what `raw` returned; the alignment before it."""
+        alignment = (normalize(raw, dim=-1) * z).sum(-1).mean()
+        descend(self.optimiser, -alignment)
         return alignment.detach()
 
-    def features(self, batch: Batch) -> Tensor:
+    def raw(self, batch: Batch) -> Tensor:
         """Features (B, D) of the next observations, not yet of length one."""
         return torch.as_tensor(self.phi(batch.next_obs[:, self.columns]))
 

@@ -14,8 +14,8 @@ Deviations: e does not depend on w, so the critic has a coordinate of its own fo
 both, of which psi . w is then no longer the task's value); the regression is that of rewards on phi
 (`etude.skills.controllers.reward_regression`; released: its arguments are swapped, which gives a
 correlation in place of w); the preset `cpu` holds w for an episode of the point, in mazes for 50
-steps (paper, the preset `paper` and `cpu` on robots: 5); SAC and single steps (released: DDPG,
-three-step sums).
+steps (paper, the preset `paper` and `cpu` on robots: 5); distances as `_particles` has them; SAC
+without entropy in the critic's target and single steps (released: DDPG, three-step sums).
 """
 
 from __future__ import annotations
@@ -57,15 +57,15 @@ class Aps(UnitPhi):
         self.particles = Particles(config.neighbours, config.momentum)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        points = self.features(batch)
-        distance = self.particles.measure(points)
-        return {"skill/alignment": self.align(points, batch.skill), "skill/distance": distance}
+        raw = self.raw(batch)
+        distance = self.particles.measure(raw)
+        return {"skill/alignment": self.align(raw, batch.skill), "skill/distance": distance}
 
     @torch.no_grad()
     def signal(self, batch: Batch) -> Tensor:
-        points = self.features(batch)
-        entropy = self.particles.entropy(points).unsqueeze(-1)
-        return torch.cat((normalize(points, dim=-1), entropy), -1)  # (B, D + 1)
+        raw = self.raw(batch)
+        entropy = self.particles.entropy(raw).unsqueeze(-1)
+        return torch.cat((normalize(raw, dim=-1), entropy), -1)  # (B, D + 1)
 
     def task_vector(self, z: Tensor) -> Tensor:
         return torch.cat((z, z.new_full((len(z), 1), self.weight)), -1)

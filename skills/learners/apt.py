@@ -3,15 +3,16 @@
 Liu, Abbeel, "Behavior From the Void: Unsupervised Active Pre-Training", NeurIPS 2021
 (arXiv:2103.04551). The policy maximises the entropy of the states it visits,
 
-    H(S) ~ mean_i log(1 + mean distance of s'_i to its k nearest others in the batch),
+    H(S) ~ mean_i log(1 + mean distance of s'_i to its k nearest others / the usual one),
 
 the objective of reinforcement learning with general utilities for the utility -E log d(s) (Zhang et
 al. 2020, arXiv:2007.02151; Hazan et al. 2019, arXiv:1812.02690), which is no sum of fixed rewards:
 the reward of a state falls as others come to lie beside it.
 
 Deviations: distances are those of the normalised observations of `skill_obs`, which is the authors'
-variant for states without pixels, so that there is no representation to learn; the batch comes from
-the replay, and so the entropy is that of all it holds and not of the present policy.
+variant for states without pixels, so that there is no representation to learn, and are taken as
+`_particles` has them; the batch comes from the replay, and so the entropy is that of all it holds
+and not of the present policy.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from etude.skills.spaces import Discrete
 
 
 class Apt(Learner):
-    """Rewards states far from others: e(s') = log(1 + distance to neighbours)."""
+    """Rewards states far from others: e(s') = log(1 + distance to neighbours / the usual one)."""
 
     @dataclass(frozen=True)
     class Config(LearnerConfig):

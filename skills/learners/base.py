@@ -2,8 +2,11 @@
 
 A learner owns the representation that makes skills distinguishable and turns a batch of
 transitions into a *signal*: the intrinsic reward (K = 1) or successor features (K > 1) that the
-agent then maximises. It knows nothing of replay, agents, logging or files. Observations reach it
-normalised once, by the loop.
+agent then maximises. It says which agent and which batches it wants, and knows nothing of the loop,
+of logging or files. Observations reach it normalised once, by the loop.
+
+Modules return `Any` to a type checker; where `torch.as_tensor` stands around one, it says no more
+than that this is a tensor.
 """
 
 from __future__ import annotations
@@ -59,7 +62,9 @@ class Learner(nn.Module, ABC):
     agent: ClassVar[type[SAC] | None] = SAC
     """what maximises the signal; None: the method has a policy of its own, `plan`"""
     signal_dim: int = 1
+    """width K of the signal"""
     entropy_in_target: ClassVar[bool] = True
+    """whether the critics' target counts the policy's entropy, as SAC's; features have none"""
     reads_skills: ClassVar[bool] = True
     """whether it learns from what skills did; one that does not can take any dataset"""
     space: SkillSpace
@@ -74,7 +79,7 @@ class Learner(nn.Module, ABC):
         super().__init__()
         self.spec = spec
         chosen = spec.columns(config.skill_obs)
-        self.seen = len(chosen)  # width of what the representation sees
+        self.seen_dim = len(chosen)  # width of what the representation sees
         # obs[:, columns] is that; a slice where it can be one, because a list makes a copy
         whole = slice(chosen[0], chosen[-1] + 1)
         self.columns = whole if chosen == list(range(spec.obs_dim))[whole] else chosen
@@ -115,11 +120,7 @@ class Learner(nn.Module, ABC):
         return None
 
     def encode(self, obs: Tensor) -> Tensor | None:
-        """Features (B, D) of observations (B, O), if the method learns any."""
-        return None
-
-    def accuracy(self, batch: Batch) -> Tensor | None:
-        """Share of transitions whose skill the method recognises, if it has a discriminator."""
+        """Features (B, D) of observations (B, O), or their place among goals, if there are any."""
         return None
 
     @property
@@ -162,6 +163,15 @@ class Learner(nn.Module, ABC):
 
     def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
         return {k: v for k, v in sorted(vars(self).items()) if isinstance(v, torch.optim.Optimizer)}
+
+
+LOG_LAMBDA = (-5.0, 10.0)
+"""Ends of the logarithm of a dual variable: a lasting violation would carry it to infinity."""
+
+
+def own_generator() -> torch.Generator:
+    """A generator for a method's own draws, whose seed comes from torch's, as weights do."""
+    return torch.Generator().manual_seed(int(torch.randint(2**62, ())))
 
 
 def affine(scale: Tensor, shift: Tensor) -> nn.Sequential:

@@ -13,8 +13,9 @@ reward is 1 where a state resembles its own skill no more than others, whatever 
 Deviations: all other states of the skill count (released: the first of the batch, so that few get
 all of the gradient), and a state without another of its skill earns nothing; the factor B - 1
 (paper: 1), without which all there is to win per step is some 0.02, less than SAC is paid for its
-noise; one update for one of the agent, where theirs makes three; SAC and single steps (released:
-DDPG, three-step sums).
+noise; one network for h, where theirs has a projection head behind the features; one update for one
+of the agent, where theirs makes three; on the point z is held (theirs: 50 steps); SAC and single
+steps (released: DDPG, three-step sums).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from torch.nn.functional import normalize
 from etude.agents.networks import mlp
 from etude.agents.replay import Batch
 from etude.config import Range
-from etude.skills.learners.base import Learner, LearnerConfig, Spec
+from etude.skills.learners.base import Learner, LearnerConfig, Spec, descend
 from etude.skills.spaces import Discrete
 
 
@@ -44,7 +45,7 @@ class Becl(Learner):
         dim: Annotated[int, Range(2, 1024)] = 16
         """number of skills (paper: 16)"""
         features: Annotated[int, Range(1, 1024)] = 16
-        """length of h (released: the number of skills)"""
+        """dimension of h (released: the number of skills)"""
         temperature: Annotated[float, Range(0, open_low=True)] = 0.5
         """T of the contrastive softmax (paper: 0.5)"""
         hidden: tuple[Annotated[int, Range(1)], ...] = (256, 256)
@@ -56,15 +57,13 @@ class Becl(Learner):
         super().__init__(spec, config)
         self.config = config
         self.space = Discrete(config.dim)
-        self.features = mlp((self.seen, *config.hidden, config.features))
-        self.optimiser = torch.optim.Adam(self.features.parameters(), lr=config.lr, fused=True)
+        self.h = mlp((self.seen_dim, *config.hidden, config.features))
+        self.optimiser = torch.optim.Adam(self.h.parameters(), lr=config.lr, fused=True)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         matched, paired = self.match(batch)
         loss = -matched.sum() / paired.sum().clamp_min(1)
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
+        descend(self.optimiser, loss)
         return {"skill/contrast_loss": loss.detach(), "skill/paired": paired.float().mean()}
 
     @torch.no_grad()
@@ -84,7 +83,7 @@ class Becl(Learner):
 
     def encode(self, obs: Tensor) -> Tensor:
         """h, of length one."""
-        return normalize(torch.as_tensor(self.features(obs[:, self.columns])), dim=-1)
+        return normalize(torch.as_tensor(self.h(obs[:, self.columns])), dim=-1)
 
     def export(self) -> dict[str, nn.Sequential]:
-        return {"features": self.features}
+        return {"features": self.h}

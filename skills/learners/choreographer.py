@@ -36,7 +36,7 @@ from torch.nn import functional as F
 from etude.agents.networks import linear_layers, mlp
 from etude.agents.replay import Batch, Replay, Sequences
 from etude.config import Range
-from etude.skills.learners.base import Learner, LearnerConfig, Spec, descend
+from etude.skills.learners.base import Learner, LearnerConfig, Spec, descend, own_generator
 from etude.skills.mlp import MLP
 from etude.skills.spaces import Discrete
 from etude.worldmodels.actor_critic import ActorCritic, ActorCriticConfig
@@ -99,7 +99,7 @@ class Choreographer(Learner):
         self.outcome_optimiser = torch.optim.Adam(self.outcome.parameters(), lr, fused=True)
         self.explorer_actor, self.explorer_critic = self.explorer.optimisers()
         self.skills_actor, self.skills_critic = self.skills.optimisers()
-        self.generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        self.generator = own_generator()
 
     def draw(self, replay: Replay, size: int) -> Sequences:
         return replay.sequences(size, self.config.model.horizon)
@@ -146,7 +146,7 @@ class Choreographer(Learner):
     def reward(self, dream: Imagined, z: Tensor) -> Tensor:
         """What skills z (B, K) are paid in imagination, (B, H)."""
         y = dream.feat[:, 1:]  # (B, H, D)
-        if self.seen < self.spec.obs_dim:  # what `encode` would see of it
+        if self.seen_dim < self.spec.obs_dim:  # what `encode` would see of it
             y = self.model.encoder(self.model.decode(y) * self.mask)
         return self._paid(y, (z @ self.encode(self.goals())).unsqueeze(1))
 

@@ -17,8 +17,9 @@ listen to z. `"split"` is e_i + c_i, both halves of the information.
 
 Deviations: `"split"` is ours; a softmax over the batch with the positive in its denominator
 (released: less a constant); a particle is no neighbour of its own; distances are over their running
-mean (released: variance, whose unit does not cancel); z is uniform on [-1, 1]^Z (paper: [0, 1]^Z);
-SAC and single steps (released: DDPG, with one reward for three steps).
+mean, without a clip (released: variance, whose unit does not cancel, less 5e-4); z is uniform on
+[-1, 1]^Z (paper: [0, 1]^Z), redrawn every `loop.hold` steps (50, as there; never on the point); SAC
+and single steps (released: DDPG, with one reward for three steps).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from etude.agents.networks import mlp
 from etude.agents.replay import Batch
 from etude.config import Range
 from etude.skills.learners._particles import Particles
-from etude.skills.learners.base import Learner, LearnerConfig, Spec
+from etude.skills.learners.base import Learner, LearnerConfig, Spec, descend
 from etude.skills.spaces import Cube
 
 
@@ -65,25 +66,23 @@ class Cic(Learner):
         super().__init__(spec, config)
         self.config = config
         self.space = Cube(config.dim)
-        self.state = mlp((self.seen, *config.hidden, config.dim))
+        self.state = mlp((self.seen_dim, *config.hidden, config.dim))
         self.transition = mlp((2 * config.dim, *config.hidden, config.dim))
         self.skill = mlp((config.dim, *config.hidden, config.dim))
         self.optimiser = torch.optim.Adam(self.parameters(), lr=config.lr, fused=True)
         self.particles = Particles(config.neighbours, config.momentum)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        points, told = self.embed(batch)
-        self.optimiser.zero_grad()
-        (-told.mean()).backward()
-        self.optimiser.step()
+        points, score = self.embed(batch)
+        descend(self.optimiser, -score.mean())
         distance = self.particles.measure(points)
-        return {"skill/contrast": told.detach().mean(), "skill/distance": distance}
+        return {"skill/contrast": score.detach().mean(), "skill/distance": distance}
 
     @torch.no_grad()
     def signal(self, batch: Batch) -> Tensor:
-        points, told = self.embed(batch)
+        points, score = self.embed(batch)
         entropy = self.particles.entropy(points)
-        whole = entropy + told if self.config.reward == "split" else entropy
+        whole = entropy + score if self.config.reward == "split" else entropy
         return whole.unsqueeze(-1)  # (B, 1)
 
     def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -92,8 +91,8 @@ class Cic(Learner):
         made = self.transition(torch.cat((before, after), -1))  # (B, D)
         meant = normalize(self.skill(batch.skill), dim=-1)  # (B, D)
         logits = meant @ normalize(made, dim=-1).mT / self.config.temperature  # (B, B)
-        told = logits.diagonal() - logits.logsumexp(-1) + math.log(len(logits))
-        return after if self.config.reward == "released" else made, told
+        score = logits.diagonal() - logits.logsumexp(-1) + math.log(len(logits))
+        return after if self.config.reward == "released" else made, score
 
     def encode(self, obs: Tensor) -> Tensor:
         return torch.as_tensor(self.state(obs[:, self.columns]))

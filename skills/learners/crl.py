@@ -14,10 +14,6 @@ and the place z of that state is a goal which this action served. A contrastive 
 the log-odds that z is met in the discounted future, and the policy maximises it. No reward is
 needed, and none is learned.
 
-A skill z is a point of the cube [-1, 1]^Z: the fields of `skill_obs`, normalised, over `reach`. Of
-the spaces only the cube is bounded and keeps distances: a controller's action is then a place, and
-a place the same skill wherever it is asked for.
-
 What is practised is told by `goals`: places that were visited, any place of the cube, or one that
 nobody has been to ("A Single Goal is All You Need", Liu, Tang, Eysenbach 2024, arXiv:2408.05804),
 which makes the policy explore: what it learns of goals that were met carries it on towards the one
@@ -30,56 +26,47 @@ are those of the last batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from etude.agents.contrastive import Contrastive
-from etude.agents.replay import Batch, Replay
+from etude.agents.replay import Batch
 from etude.config import Range
 from etude.errors import UsageError
-from etude.skills.learners.base import Learner, LearnerConfig, Spec, affine
-from etude.skills.spaces import Cube
+from etude.skills.learners._goal_cube import GoalCube
+from etude.skills.learners.base import Spec
 
-VISITED = 256
+VISITED = 256  # places kept for `goals = "visited"`
 
 
-class Crl(Learner):
+class Crl(GoalCube):
     """Goals in hindsight for a contrastive agent; skills are goals."""
 
     agent = Contrastive
-    reads_skills: ClassVar[bool] = False
+    config: Config
     visited: Tensor
 
     @dataclass(frozen=True)
-    class Config(LearnerConfig):
+    class Config(GoalCube.Config):
         """Settings of CRL."""
 
         goals: Literal["visited", "space", "single"] = "visited"
         """what is practised: places visited before, any place of the cube, or `goal` alone"""
         goal: tuple[Annotated[float, Range(-1, 1)], ...] = ()
         """the skill of `goals = "single"`, in units of the cube, with a number for each column"""
-        gamma: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.99
-        """discount of the future that goals are taken from, per step (papers: 0.99)"""
-        reach: Annotated[float, Range(0, open_low=True)] = 3**0.5
-        """half the width of the cube in normalised units; a uniform one has it at 3^0.5"""
 
     def __init__(self, spec: Spec, config: Config) -> None:
         super().__init__(spec, config)
-        self.config = config
-        self.space = Cube(self.seen)
-        wanted = self.seen if config.goals == "single" else 0
+        wanted = self.seen_dim if config.goals == "single" else 0
         if len(config.goal) != wanted:
             raise UsageError(
                 f'goal = {config.goal} does not fit goals = "{config.goals}": give {wanted} '
                 'numbers ("single": one for each column of skill_obs, else none).'
             )
-        self.register_buffer("visited", 2 * torch.rand(VISITED, self.seen) - 1)
-
-    def draw(self, replay: Replay, size: int) -> Batch:
-        return replay.future(size, self.config.gamma)
+        self.register_buffer("visited", 2 * torch.rand(VISITED, self.seen_dim) - 1)
 
     @torch.no_grad()
     def update(self, batch: Batch) -> dict[str, Tensor]:
@@ -95,7 +82,7 @@ class Crl(Learner):
 
     @torch.no_grad()
     def signal(self, batch: Batch) -> Tensor:
-        """Minus the distance (B, 1) from the skill, for the eye: the agent does without."""
+        """Minus the distance (B, 1) from the skill, only logged: the agent does without."""
         way = batch.skill - self.encode(batch.next_obs)  # (B, Z)
         return -way.square().sum(-1, keepdim=True).sqrt()
 
@@ -106,14 +93,3 @@ class Crl(Learner):
         if self.config.goals == "single":
             return np.tile(np.asarray(self.config.goal, np.float32), (len(z), 1))
         return self.visited.cpu().numpy()[rng.integers(VISITED, size=len(z))]
-
-    def encode(self, obs: Tensor) -> Tensor:
-        """The place (B, Z) of observations, in units of the cube; goals may lie outside."""
-        return obs[:, self.columns] / self.config.reach
-
-    def goal_skill(self, obs: Tensor, goal: Tensor) -> Tensor:
-        return self.encode(goal).clamp(-1, 1)
-
-    def export(self) -> dict[str, nn.Sequential]:
-        scale = torch.ones(self.seen) / self.config.reach
-        return {"goal": affine(scale, torch.zeros(self.seen))}

@@ -16,7 +16,7 @@ weight, so harder things get their turn. The constraint is held by dual ascent o
 Deviations: z is uniform on the sphere (the paper: a standard normal), and transitions come from a
 replay, as in METRA's re-run of CSD; the squared step is summed over the D dimensions (the authors'
 code: the mean); sigma is at least `min_std`, because what never moves would outweigh all else (the
-authors: 1e-6); lambda is clamped to [e^-5, e^10] and starts lower in the `cpu` presets.
+authors: 1e-6); lambda is clamped to [e^-5, e^10], and by default starts lower and learns faster.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch import Tensor
 from etude.agents.replay import Batch
 from etude.config import Range
 from etude.skills.learners._delta_phi import DeltaPhi
-from etude.skills.learners.base import Spec
+from etude.skills.learners.base import Spec, descend
 from etude.worldmodels.densities import Gaussian
 
 
@@ -52,22 +52,21 @@ class Csd(DeltaPhi):
         dual_init: Annotated[float, Range(0, open_low=True)] = 30.0
         """initial lambda (paper: 3000)"""
         slack: Annotated[float, Range(0, open_low=True)] = 1e-6
-        """upper clip of the constraint d - |step|^2: satisfied ones stop counting (paper)"""
+        """upper clip of the constraint d - |step|^2: satisfied ones no longer move phi, and lower
+        lambda by this much (paper)"""
         scale: Annotated[float, Range(0, open_low=True)] = 10.0
         """factor on the signal (paper: 10)"""
 
     def __init__(self, spec: Spec, config: Config) -> None:
         super().__init__(spec, config)
         self.constrain(config.dual_init, config.dual_lr)
-        self.q = Gaussian(self.seen, self.seen, config.hidden, config.min_std)
+        self.q = Gaussian(self.seen_dim, self.seen_dim, config.hidden, config.min_std)
         self.density = torch.optim.Adam(self.q.parameters(), lr=config.density_lr, fused=True)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         metrics = super().update(batch)
-        loss = -self.q.log_prob(batch.obs[:, self.columns], self.move(batch)).mean()
-        self.density.zero_grad()
-        loss.backward()
-        self.density.step()
+        loss = -self.q.log_prob(batch.obs[:, self.columns], self.change(batch)).mean()
+        descend(self.density, loss)
         return {**metrics, "skill/density_loss": loss.detach()}
 
     def signal(self, batch: Batch) -> Tensor:
@@ -75,7 +74,7 @@ class Csd(DeltaPhi):
 
     def bound(self, batch: Batch, step: Tensor) -> Tensor:
         room = self.distance(batch) - step.square().sum(-1)  # (B,)
-        return self.penalty(room.clamp(max=self.config.slack))
+        return room.clamp(max=self.config.slack)
 
     @torch.no_grad()
     def distance(self, batch: Batch) -> Tensor:
@@ -83,8 +82,8 @@ class Csd(DeltaPhi):
         mean, std = self.q(batch.obs[:, self.columns])
         log_weight = -2 * std.log()
         weight = (log_weight - log_weight.mean(-1, keepdim=True)).exp()  # product 1
-        return torch.as_tensor((weight * (self.move(batch) - mean).square()).mean(-1))
+        return torch.as_tensor((weight * (self.change(batch) - mean).square()).mean(-1))
 
-    def move(self, batch: Batch) -> Tensor:
+    def change(self, batch: Batch) -> Tensor:
         """s' - s in what the representation sees, (B, seen)."""
         return (batch.next_obs - batch.obs)[:, self.columns]

@@ -15,7 +15,8 @@ A(kappa) = I_{D/2}(kappa) / I_{D/2-1}(kappa) is the ratio of Bessel functions: t
 signal depends on xi and D, and xi <= 1 has no optimum.
 
 Deviations: D one-hot skills as well, centred in the objective, whose normaliser is exact; for
-skills on the sphere z' are drawn afresh for each update, as in the authors' code.
+skills on the sphere z' are drawn afresh for each update, as in the authors' code, which drops the
+constant log M of their mean; the critics' loss is half the squared error.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from torch.nn.functional import normalize
 from etude.agents.replay import Batch
 from etude.config import Range
 from etude.skills.learners._delta_phi import DeltaPhi
-from etude.skills.learners.base import Spec
+from etude.skills.learners.base import Spec, own_generator
 
 
 class Csf(DeltaPhi):
@@ -52,7 +53,7 @@ class Csf(DeltaPhi):
     def __init__(self, spec: Spec, config: Config) -> None:
         super().__init__(spec, config)
         self.signal_dim = config.dim
-        self.generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        self.generator = own_generator()
 
     @torch.no_grad()
     def signal(self, batch: Batch) -> Tensor:

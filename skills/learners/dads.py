@@ -4,15 +4,16 @@ Sharma, Gu, Levine, Kumar, Hausman, "Dynamics-Aware Unsupervised Discovery of Sk
 (arXiv:1907.01657). The skill dynamics q(s' | s, z) are fitted by maximum likelihood, and the policy
 maximises, with L skills z_j of the prior, an estimate of the information I(S'; Z | s),
 
-    r = log q(s' | s, z) - log 1/(L + 1) ( q(s' | s, z) + sum_j q(s' | s, z_j) )  <=  log(L + 1),
+    r = log q(s' | s, z) - log[ (q(s' | s, z) + sum_j q(s' | s, z_j)) / (L + 1) ]  <=  log(L + 1),
 
 and the skills can be planned with the same model (`controllers/planner.py`). q is a mixture with
 fixed unit variance over the change s' - s, scaled to mean 0 and deviation 1.
 
 Deviations: the scale is a running average in loss and reward (published: batch norm), with a floor
 below which a coordinate is dead and its noise is not blown up; the loop has normalised the inputs
-already; all rows share the L skills, which `update` draws anew; a short replay instead of
-importance weights keeps the data recent, for old densities of actions are not kept.
+already; all rows share the L skills, which `update` draws anew; a short replay keeps the data
+recent, as theirs, but without importance weights, for old densities of actions are not kept; the
+preset `paper` fixes the temperature at 0.1 (theirs: tuned, for rewards times ten).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from etude.agents.networks import linear_layers
 from etude.agents.replay import Batch
 from etude.config import Range
 from etude.skills.dynamics import DYNAMICS, folded
-from etude.skills.learners.base import Learner, LearnerConfig, Spec
+from etude.skills.learners.base import Learner, LearnerConfig, Spec, descend, own_generator
 from etude.skills.mlp import MLP
 from etude.skills.spaces import Cube
 from etude.worldmodels.densities import CondDensity
@@ -71,11 +72,11 @@ class Dads(Learner):
         self.space = Cube(config.dim)
         views = {"none": slice(0), "chosen": self.columns, "all": slice(None)}
         self.view = views[config.model_obs]  # of the observation, for the model
-        width = {"none": 0, "chosen": self.seen, "all": spec.obs_dim}[config.model_obs]
-        head = MixtureHead(self.seen, config.components)
+        width = {"none": 0, "chosen": self.seen_dim, "all": spec.obs_dim}[config.model_obs]
+        head = MixtureHead(self.seen_dim, config.components)
         self.q = CondDensity(width, config.dim, head, config.hidden)
-        self.scale = RunningScale(self.seen, config.momentum, config.min_std)  # of changes
-        self.generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        self.scale = RunningScale(self.seen_dim, config.momentum, config.min_std)  # of changes
+        self.generator = own_generator()
         self.register_buffer("others", self.drawn())  # (L, Z)
         self.optimiser = torch.optim.Adam(self.q.parameters(), lr=config.lr, fused=True)
 
@@ -83,9 +84,7 @@ class Dads(Learner):
         change = self.change(batch)
         self.scale.measure(change)
         loss = self.q.nll(batch.obs[:, self.view], batch.skill, self.scale(change))
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
+        descend(self.optimiser, loss)
         self.others = self.drawn().to(batch.skill)
         return {"skill/dynamics_loss": loss.detach(), "skill/change": self.scale.std.mean()}
 

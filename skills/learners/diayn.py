@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from etude.agents.replay import Batch
 from etude.config import Range
-from etude.skills.learners.base import Learner, LearnerConfig, Spec
+from etude.skills.learners.base import Learner, LearnerConfig, Spec, descend
 from etude.skills.spaces import Discrete, Gaussian
 from etude.worldmodels import densities
 
@@ -53,17 +53,15 @@ class Diayn(Learner):
         self.q: densities.Categorical | densities.Gaussian
         if self.discrete:
             self.space = Discrete(config.dim)
-            self.q = densities.Categorical(self.seen, config.dim, config.hidden)
+            self.q = densities.Categorical(self.seen_dim, config.dim, config.hidden)
         else:
             self.space = Gaussian(config.dim)
-            self.q = densities.Gaussian(self.seen, config.dim, config.hidden, config.min_std)
+            self.q = densities.Gaussian(self.seen_dim, config.dim, config.hidden, config.min_std)
         self.optimiser = torch.optim.Adam(self.q.parameters(), lr=config.lr, fused=True)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         loss = -self.log_q(batch).mean()
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
+        descend(self.optimiser, loss)
         metrics = {"skill/q_loss": loss.detach()}
         if self.discrete:
             metrics["skill/accuracy"] = self.accuracy(batch)

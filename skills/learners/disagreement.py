@@ -22,7 +22,7 @@ from torch import Tensor
 from etude.agents.replay import Batch
 from etude.config import Range
 from etude.skills.learners._scale import Usual
-from etude.skills.learners.base import Learner, LearnerConfig, Spec
+from etude.skills.learners.base import Learner, LearnerConfig, Spec, descend
 from etude.skills.spaces import Discrete
 from etude.worldmodels.ensemble import Ensemble, EnsembleConfig
 
@@ -30,7 +30,7 @@ from etude.worldmodels.ensemble import Ensemble, EnsembleConfig
 class Disagreement(Learner):
     """Rewards transitions on which an ensemble of dynamics models does not agree."""
 
-    counts: Tensor
+    mask: Tensor
 
     @dataclass(frozen=True)
     class Config(LearnerConfig):
@@ -52,19 +52,20 @@ class Disagreement(Learner):
         sizes = EnsembleConfig(config.members, config.hidden)
         self.models = Ensemble(spec.obs_dim, spec.action_dim, sizes)
         self.optimiser = torch.optim.Adam(self.models.parameters(), lr=config.lr, fused=True)
-        counts = torch.zeros(spec.obs_dim)
-        counts[self.columns] = 1
-        self.register_buffer("counts", counts)  # 1 for dimensions whose change is predicted
+        mask = torch.zeros(spec.obs_dim)
+        mask[self.columns] = 1
+        self.register_buffer("mask", mask)  # 1 for dimensions whose change is predicted
         self.usual = Usual(config.momentum)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        weight = self.counts.expand_as(batch.obs)
+        weight = self.mask.expand_as(batch.obs)
         loss, metrics = self.models.loss(batch.obs, batch.action, batch.next_obs, weight)
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
+        descend(self.optimiser, loss)
         variance = self.usual.measure(self.variance(batch))
-        return {"skill/variance": variance, "skill/model_error": metrics["model/ensemble_error"]}
+        error = (
+            metrics["model/ensemble_error"] * self.spec.obs_dim / self.seen_dim
+        )  # of these alone
+        return {"skill/variance": variance, "skill/model_error": error}
 
     @torch.no_grad()
     def signal(self, batch: Batch) -> Tensor:

@@ -66,9 +66,9 @@ class GoalBox(Learner):
 
     def __init__(self, spec: Spec, config: Config) -> None:
         super().__init__(spec, config)
-        self.config, self.space = config, Cube(self.seen)
-        self.centre = nn.Parameter(torch.zeros(self.seen))
-        self.log_width = nn.Parameter(torch.full((self.seen,), math.log(config.width)))
+        self.config, self.space = config, Cube(self.seen_dim)
+        self.centre = nn.Parameter(torch.zeros(self.seen_dim))
+        self.log_width = nn.Parameter(torch.full((self.seen_dim,), math.log(config.width)))
         box = list(self.parameters())  # slopes fall by much when the box fits, so a short memory
         self.optimiser = torch.optim.Adam(box, config.lr, (0.9, 0.99), fused=True)
 

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from etude.agents.networks import mlp
 from etude.agents.replay import Batch, Replay
 from etude.config import Range
-from etude.skills.learners.base import Learner, LearnerConfig, Spec
+from etude.skills.learners.base import Learner, LearnerConfig, Spec, descend
 from etude.skills.spaces import Sphere
 
 SHORTEST = 1e-3  # below it a distance has no slope, which at zero would be infinite
@@ -70,9 +70,8 @@ class Hilp(Learner):
 
     def __init__(self, spec: Spec, config: Config) -> None:
         super().__init__(spec, config)
-        self.config = config
-        self.space = Sphere(config.dim)
-        sizes = self.seen, *config.hidden, config.dim
+        self.config, self.space = config, Sphere(config.dim)
+        sizes = self.seen_dim, *config.hidden, config.dim
         self.phi = nn.ModuleList([mlp(sizes), mlp(sizes)])  # the first is the representation
         self.slow = copy.deepcopy(self.phi).requires_grad_(False)
         self.optimiser = torch.optim.Adam(self.phi.parameters(), lr=config.lr, fused=True)
@@ -82,13 +81,14 @@ class Hilp(Learner):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         loss, value = self.loss(batch)
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
+        descend(self.optimiser, loss)
         with torch.no_grad():
             for slow, phi in zip(self.slow.parameters(), self.phi.parameters(), strict=True):
                 slow.lerp_(phi, self.config.tau)
-        return {"skill/phi_loss": loss.detach(), "skill/distance": -value.mean()}
+        metrics = {"skill/phi_loss": loss.detach(), "skill/distance": -value.mean()}
+        if not self.offline:  # a dataset may have skills of another kind
+            metrics["skill/progress"] = self.signal(batch).mean()
+        return metrics
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The sum of L_i, and V (2, B)."""

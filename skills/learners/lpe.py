@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from etude.agents.networks import linear_layers, mlp
 from etude.agents.replay import Batch, Jumps, Replay
 from etude.config import Range
-from etude.skills.learners.base import Learner, LearnerConfig, Spec, descend
+from etude.skills.learners.base import Learner, LearnerConfig, Spec, descend, own_generator
 from etude.skills.mlp import MLP
 from etude.skills.spaces import Cube
 from etude.worldmodels.densities import categorical_information, categorical_kl
@@ -82,15 +82,15 @@ class Lpe(Learner):
         obs, plan, hidden = spec.obs_dim, config.knots * spec.action_dim, config.hidden
         self.pi = mlp((obs + config.dim, *hidden, plan))  # z -> plan, before tanh
         self.xi = mlp((obs + plan, *hidden, config.codes), layer_norm=True)
-        read = self.seen + obs * config.reads_start
+        read = self.seen_dim + obs * config.reads_start
         self.eta = mlp((read, *hidden, config.codes), layer_norm=True)
         self.omega = mlp((obs + plan, *hidden, config.codes), layer_norm=True)
-        self.value = mlp((self.seen, *hidden, 1))
+        self.value = mlp((self.seen_dim, *hidden, 1))
         model = [p for net in (self.xi, self.eta, self.omega) for p in net.parameters()]
         value: dict[str, Any] = {"params": [*self.value.parameters()], "lr": config.value_lr}
         self.model_optimiser = torch.optim.Adam([{"params": model}, value], config.lr, fused=True)
         self.policy_optimiser = torch.optim.Adam(self.pi.parameters(), config.policy_lr, fused=True)
-        self.generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        self.generator = own_generator()
 
     @property
     def period(self) -> int:

@@ -10,8 +10,8 @@ temporal distance. The constraint is held by dual ascent on lambda.
 
 Deviations: the squared step is summed over the D dimensions as in the paper (the authors' code
 takes the mean); time-outs are not terminal; lambda is clamped to [e^-5, e^10], without which a
-lasting violation carries it to infinity; lambda starts at 3 and learns ten times faster than in
-the paper in the `cpu` presets, because at 1e-4 its first e-fold takes ten thousand updates.
+lasting violation carries it to infinity; by default lambda starts at 3 and learns ten times faster
+than in the paper, because at 1e-4 its first e-fold takes ten thousand updates.
 """
 
 from __future__ import annotations
@@ -41,12 +41,13 @@ class Metra(DeltaPhi):
         dual_init: Annotated[float, Range(0, open_low=True)] = 3.0
         """initial lambda (paper: 30)"""
         slack: Annotated[float, Range(0, open_low=True)] = 1e-3
-        """upper clip of the constraint 1 - |step|^2: satisfied ones stop counting (paper)"""
+        """upper clip of the constraint 1 - |step|^2: satisfied ones no longer move phi, and lower
+        lambda by this much (paper)"""
 
     def __init__(self, spec: Spec, config: Config) -> None:
         super().__init__(spec, config)
         self.constrain(config.dual_init, config.dual_lr)
 
     def bound(self, batch: Batch, step: Tensor) -> Tensor:
-        length = step.square().sum(-1)  # (B,)
-        return self.penalty((1 - length).clamp(max=self.config.slack))
+        squared = step.square().sum(-1)  # (B,)
+        return (1 - squared).clamp(max=self.config.slack)

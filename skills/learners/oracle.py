@@ -51,7 +51,7 @@ class Oracle(Learner):
         super().__init__(spec, config)
         self.config = config
         self.steady = spec.columns(config.steady) if config.steady else []
-        self.space = Sphere(self.seen)
+        self.space = Sphere(self.seen_dim)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         return {"skill/progress": self._along(batch).mean()}  # there is nothing to learn
@@ -78,4 +78,4 @@ class Oracle(Learner):
         return nn.functional.normalize(self.encode(goal) - self.encode(obs), dim=-1)
 
     def export(self) -> dict[str, nn.Sequential]:
-        return {"phi": affine(torch.ones(self.seen), torch.zeros(self.seen))}
+        return {"phi": affine(torch.ones(self.seen_dim), torch.zeros(self.seen_dim))}

@@ -20,42 +20,38 @@ Deviations: d is of the fields of `skill_obs`, because a place must do for a goa
 states); of what they leave out, such as a velocity, the best is assumed. SAC learns the policy from
 r (paper: min_a max_i d_i(T(s, a), g), with a model T of latents and two d). One network encodes
 (paper: encoder and projector). lambda is learned as its logarithm and clamped (paper: as a
-softplus, which takes Adam 10,000 updates to 100; here it comes to some hundreds).
+softplus, which takes Adam 10,000 updates to 100; here it comes to some hundreds). epsilon is 0.1
+(paper: 0.25).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from etude.agents.replay import Batch, Replay
+from etude.agents.replay import Batch
 from etude.config import Range
-from etude.skills.learners._delta_phi import LOG_LAMBDA
-from etude.skills.learners.base import Learner, LearnerConfig, Spec, affine
-from etude.skills.spaces import Cube
+from etude.skills.learners._goal_cube import GoalCube
+from etude.skills.learners.base import LOG_LAMBDA, Spec
 from etude.worldmodels.quasimetric import Quasimetric, spread_loss
 
 
-class Qrl(Learner):
+class Qrl(GoalCube):
     """Rewards each step by how much of the way to the skill, a goal, it has saved."""
 
-    reads_skills: ClassVar[bool] = False
+    config: Config
 
     @dataclass(frozen=True)
-    class Config(LearnerConfig):
+    class Config(GoalCube.Config):
         """Settings of QRL."""
 
-        reach: Annotated[float, Range(0, open_low=True)] = 3**0.5
-        """half the width of the cube in normalised units; a uniform one has it at 3^0.5"""
         hindsight: Annotated[float, Range(0, 1)] = 0.5
         """share of transitions whose goal is a place that the episode came to later"""
-        gamma: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.99
-        """discount of the future that these places are taken from, per step"""
         slack: Annotated[float, Range(0, open_low=True)] = 0.1
         """epsilon, by which steps may be longer than 1, root mean square (paper: 0.25)"""
         offset: Annotated[float, Range(0, open_low=True)] = 500.0
@@ -77,17 +73,13 @@ class Qrl(Learner):
 
     def __init__(self, spec: Spec, config: Config) -> None:
         super().__init__(spec, config)
-        self.config, self.space = config, Cube(self.seen)
-        self.metric = Quasimetric(self.seen, config.hidden, config.components, config.size)
+        self.metric = Quasimetric(self.seen_dim, config.hidden, config.components, config.size)
         self.log_lambda = nn.Parameter(torch.tensor(math.log(config.dual_init)))
         self.optimiser = torch.optim.Adam(self.metric.parameters(), lr=config.lr, fused=True)
         self.optimiser.add_param_group({"params": [self.log_lambda], "lr": config.dual_lr})
 
-    def draw(self, replay: Replay, size: int) -> Batch:
-        return replay.future(size, self.config.gamma)
-
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        loss, violation, apart = self.loss(batch)
+        loss, violation, pairs = self.loss(batch)
         self.optimiser.zero_grad()
         loss.backward()
         self.log_lambda.grad = -violation.detach()  # ascends
@@ -96,18 +88,18 @@ class Qrl(Learner):
         return {
             "skill/spread_loss": loss.detach(),
             "skill/violation": violation.detach(),
-            "skill/distance": apart.mean(),
+            "skill/distance": pairs.mean(),
             "skill/lambda": self.log_lambda.detach().exp(),
         }
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """What is minimised, the constraint's violation, and distances (B,) of random pairs."""
-        c, price = self.config, self.log_lambda.exp()
+        c, multiplier = self.config, self.log_lambda.exp()
         both = torch.cat((batch.obs, batch.next_obs))[:, self.columns]
         here, after = self.metric.encoder(both).chunk(2)
-        step, apart = self.metric.head(here, torch.stack((after, after.roll(1, 0))))  # (B,) each
-        found = spread_loss(step, apart, price, slack=c.slack, offset=c.offset, beta=c.beta)
-        return *found, apart.detach()
+        step, pairs = self.metric.head(here, torch.stack((after, after.roll(1, 0))))  # (B,) each
+        found = spread_loss(step, pairs, multiplier, slack=c.slack, offset=c.offset, beta=c.beta)
+        return *found, pairs.detach()
 
     def relabel(self, batch: Batch, rng: np.random.Generator) -> Batch:
         later = batch.next_obs if batch.future_obs is None else batch.future_obs
@@ -122,9 +114,3 @@ class Qrl(Learner):
         ends = torch.stack((batch.obs, batch.next_obs))[..., self.columns]  # (2, B, Z)
         before, after = self.metric(ends, batch.skill * self.config.reach)
         return torch.as_tensor(before - after).unsqueeze(-1)  # (B, 1)
-
-    def goal_skill(self, obs: Tensor, goal: Tensor) -> Tensor:
-        return (goal[:, self.columns] / self.config.reach).clamp(-1, 1)
-
-    def export(self) -> dict[str, nn.Sequential]:
-        return {"goal": affine(torch.ones(self.seen) / self.config.reach, torch.zeros(self.seen))}

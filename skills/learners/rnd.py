@@ -25,7 +25,7 @@ from etude.agents.networks import mlp
 from etude.agents.replay import Batch
 from etude.config import Range
 from etude.skills.learners._scale import Usual
-from etude.skills.learners.base import Learner, LearnerConfig, Spec
+from etude.skills.learners.base import Learner, LearnerConfig, Spec, descend
 from etude.skills.spaces import Discrete
 
 CLIP = 5.0  # standard deviations
@@ -51,16 +51,14 @@ class Rnd(Learner):
         super().__init__(spec, config)
         self.config = config
         self.space = Discrete(1)
-        self.target = mlp((self.seen, *config.hidden, config.dim)).requires_grad_(False)
-        self.predictor = mlp((self.seen, *config.hidden, config.dim))
+        self.target = mlp((self.seen_dim, *config.hidden, config.dim)).requires_grad_(False)
+        self.predictor = mlp((self.seen_dim, *config.hidden, config.dim))
         self.optimiser = torch.optim.Adam(self.predictor.parameters(), lr=config.lr, fused=True)
         self.usual = Usual(config.momentum)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         error = self.error(batch.next_obs)  # (B,)
-        self.optimiser.zero_grad()
-        error.mean().backward()
-        self.optimiser.step()
+        descend(self.optimiser, error.mean())
         return {"skill/prediction_error": self.usual.measure(error)}
 
     @torch.no_grad()

@@ -11,8 +11,9 @@ a bound on I(S; Z). It is linear in z: the critic learns successor features psi(
 with Q = psi . z, and whatever task has the reward phi(s') . w is done by the skill w / |w|.
 
 Deviations: phi sees the next observation (the paper: s), so that the reward credits the action that
-led there; SAC for continuous actions, as in Zheng et al. 2025 (arXiv:2412.08021), where the paper
-has Q-learning; no generalised policy improvement over sampled skills when acting.
+led there; SAC for continuous actions without entropy in the critic's target, as in Zheng et al.
+2025 (arXiv:2412.08021), where the paper has Q-learning; no generalised policy improvement over
+sampled skills when acting.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Visr(UnitPhi):
 
         target: Literal["unit", "raw"] = "unit"
         """the phi whose sums the critic learns: of length one, or as the network gives it, which
-        pays for going where it is long (paper: unit; Zheng et al.: raw)"""
+        pays for going where it is long (Hansen et al.: unit; Zheng et al. and `paper`: raw)"""
 
     def __init__(self, spec: Spec, config: Config) -> None:
         super().__init__(spec, config)
@@ -46,16 +47,16 @@ class Visr(UnitPhi):
         self.signal_dim = config.dim
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        points = self.features(batch)
+        raw = self.raw(batch)
         return {
-            "skill/alignment": self.align(points, batch.skill),
-            "skill/collapse": normalize(points.detach(), dim=-1).mean(0).norm(),
+            "skill/alignment": self.align(raw, batch.skill),
+            "skill/collapse": normalize(raw.detach(), dim=-1).mean(0).norm(),
         }
 
     @torch.no_grad()
     def signal(self, batch: Batch) -> Tensor:
-        raw = self.config.target == "raw"
-        return self.features(batch) if raw else self.encode(batch.next_obs)  # (B, D)
+        unit = self.config.target == "unit"
+        return self.encode(batch.next_obs) if unit else self.raw(batch)  # (B, D)
 
     def task_vector(self, z: Tensor) -> Tensor:
         return z

@@ -38,7 +38,7 @@ def test_a_library_holds_the_learners_networks_behind_the_encoder(
     learner: str, tmp_path: Path
 ) -> None:
     run = Discovery(small(learner))
-    assert run.representation is not None and run.learner.seen == WIDTH
+    assert run.representation is not None and run.learner.seen_dim == WIDTH
     before = {k: v.clone() for k, v in run.learner.state_dict().items()}
     run.run()
     assert np.isfinite([*run.metrics.values()]).all()
@@ -70,11 +70,11 @@ def test_the_learner_is_paid_for_features_and_does_not_train_the_encoder() -> No
     assert run.representation is not None
     before = {k: v.clone() for k, v in run.representation.state_dict().items()}
     batch = run.replay.steps(32).normalised(run.normaliser)
-    seen = run.representation.seen(batch)
+    seen = run.representation.encoded(batch)
     step = run.learner.encode(seen.next_obs) - run.learner.encode(seen.obs)  # type: ignore[operator]
-    signal, weights, _ = run._paid(batch, run._told(batch))
+    signal, weights, _ = run._paid(batch, run._for_learner(batch))
     torch.testing.assert_close((signal * weights).sum(-1), (step * batch.skill).sum(-1))
-    run.learner.update(run._told(batch))
+    run.learner.update(run._for_learner(batch))
     assert all(torch.equal(v, before[k]) for k, v in run.representation.state_dict().items())
 
 
@@ -84,7 +84,7 @@ def test_goals_in_hindsight_are_features_too() -> None:
     run.collect()
     drawn = run.learner.draw(run.replay, 8).normalised(run.normaliser)
     assert run.representation is not None
-    told = run._told(drawn)  # type: ignore[arg-type]
+    told = run._for_learner(drawn)  # type: ignore[arg-type]
     assert told.future_obs is not None and told.future_obs.shape == (8, WIDTH)
     torch.testing.assert_close(told.future_obs, run.representation.encode(drawn.future_obs))  # type: ignore[attr-defined]
 

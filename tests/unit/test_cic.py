@@ -48,7 +48,7 @@ def unit(x: np.ndarray) -> np.ndarray:
 def reference(learner: Cic, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
     """Mean distance to the k nearest others and contrast c, each (B,), pair by pair."""
     config = learner.config
-    s, s2 = (x.numpy()[:, : learner.seen] for x in (batch.obs, batch.next_obs))
+    s, s2 = (x.numpy()[:, : learner.seen_dim] for x in (batch.obs, batch.next_obs))
     after = forward(learner.state, s2)
     made = forward(learner.transition, np.concatenate((forward(learner.state, s), after), 1))
     meant = unit(forward(learner.skill, batch.skill.numpy()))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from etude.agents.networks import linear_layers
 from etude.agents.replay import Batch
+from etude.errors import UsageError
 from etude.skills import learners
 from etude.skills.learners._delta_phi import DeltaPhi
 from etude.skills.learners.base import Spec
@@ -140,10 +141,12 @@ def test_loss_gradient_and_signal_agree_with_numpy(name: str, settings: dict[str
         torch.nn.init.uniform_(layer.bias, -0.5, 0.5)
     learner.phi.train()
     for _ in range(100 * (name == "lsd")):  # power iterations, to the largest singular value
-        learner.phi(torch.zeros(1, learner.seen))
+        learner.phi(torch.zeros(1, learner.seen_dim))
     learner.phi.eval()
     batch = batch_for(learner)
-    s, s2 = (x.numpy().astype(np.float64)[:, : learner.seen] for x in (batch.obs, batch.next_obs))
+    s, s2 = (
+        x.numpy().astype(np.float64)[:, : learner.seen_dim] for x in (batch.obs, batch.next_obs)
+    )
     m = directions(learner, batch.skill.numpy().astype(np.float64))
     weights = learned(learner.phi)
 
@@ -172,7 +175,7 @@ def test_loss_gradient_and_signal_agree_with_numpy(name: str, settings: dict[str
     length = float((phi_step() ** 2).sum(1).mean())
     metrics = learner.update(batch)
     assert float(metrics["skill/phi_loss"]) == pytest.approx(expected, abs=1e-5)
-    assert float(metrics["skill/step_length"]) == pytest.approx(length, abs=1e-5)
+    assert float(metrics["skill/squared_step"]) == pytest.approx(length, abs=1e-5)
     for gradient, found in zip(gradients, learned(learner.phi, "grad"), strict=True):
         np.testing.assert_allclose(found, gradient, atol=1e-5)
     if learner.log_lambda is not None:  # descends log lambda * mean constraint
@@ -305,7 +308,7 @@ def test_csd_steps_become_as_long_as_the_learned_distance() -> None:
     rng = np.random.default_rng(0)
     for _ in range(800):
         batch = in_the_plane(learner, rng)
-        length = float(learner.update(batch)["skill/step_length"])
+        length = float(learner.update(batch)["skill/squared_step"])
     assert length == pytest.approx(float(learner.distance(batch).mean()), rel=0.1)
 
 
@@ -322,3 +325,11 @@ def test_lambda_stays_bounded(name: str, growth: float, end: float) -> None:
         metrics = learner.update(batch)
     assert float(learner.log_lambda.detach()) == end
     assert float(metrics["skill/lambda"]) == pytest.approx(math.exp(end))
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_single_discrete_skill_is_refused(name: str) -> None:
+    """Centred it would be a signal of 0."""
+    with pytest.raises(UsageError, match="dim = 1 discrete skill has no direction"):
+        make(name, skills="discrete", dim=1)
+    assert make(name, dim=1).space.dim == 1

@@ -114,6 +114,17 @@ def test_the_reward_is_the_way_along_a_fresh_skill() -> None:
 # ---- a maze
 
 
+def test_the_progress_that_is_logged_is_along_the_skill_that_was_told() -> None:
+    """Which the reward is not, and a dataset does not know."""
+    learner, batch = hilp(), a_batch()
+    metrics = learner.update(batch)
+    way = numpy_phi(learner.phi[0], batch.next_obs) - numpy_phi(learner.phi[0], batch.obs)
+    expected = (way * batch.skill.numpy()).sum(1).mean()
+    assert float(metrics["skill/progress"]) == pytest.approx(expected, abs=1e-5)
+    learner.offline = True
+    assert "skill/progress" not in learner.update(batch)
+
+
 def walk(steps: int, walkers: int, seed: int) -> tuple[Replay, list[tuple[int, int]]]:
     """Random walks between the cells of a maze, which are one-hot observations."""
     cells = MAZE_LARGE.free_cells()

@@ -151,12 +151,12 @@ def test_a_plan_holds_each_action_and_at_first_anything_is_tried() -> None:
 
 def test_actions_are_held_as_long_as_asked() -> None:
     """In plans, in a library, and in what is learnt of what was done."""
-    learner = build(knots=2, hold=3)
-    plan = learner.plan(torch.randn(5, 4), torch.rand(5, 2) * 2 - 1, deterministic=True)
+    learner = build(dim=3, knots=2, hold=3)
+    plan = learner.plan(torch.randn(5, 4), torch.rand(5, 3) * 2 - 1, deterministic=True)
     assert plan.shape == (5, 6, 2) and learner.period == learner.policy().period == 6
     assert torch.equal(plan, plan[:, [0, 0, 0, 3, 3, 3]])
     assert not torch.allclose(plan[:, 2], plan[:, 3])
-    batch, other = jumps(learner), build(knots=2, hold=3)
+    batch, other = jumps(learner), build(dim=3, knots=2, hold=3)
     action = batch.action.clone()
     action[:, [1, 2, 4, 5]] = 9.0  # those of a plan are told by their first steps
     found = other.update(batch.replace(action=action))

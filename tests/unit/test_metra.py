@@ -140,7 +140,7 @@ def test_mean_squared_step_reaches_one_where_steps_carry_the_skill() -> None:
         next_obs[:, :2] += 0.25 * z
         parts = [torch.from_numpy(x) for x in (obs, np.zeros((128, 2), np.float32), next_obs, z)]
         batch = Batch(*parts, torch.zeros(128), torch.zeros(128))
-        length = float(learner.update(batch)["skill/step_length"])
+        length = float(learner.update(batch)["skill/squared_step"])
     assert length == pytest.approx(1.0, abs=0.05)
     assert float(learner.signal(batch).mean()) > 0.95
 

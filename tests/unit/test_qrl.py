@@ -15,8 +15,7 @@ from etude.envs.maps import MAZE_U
 from etude.skills.dataset import write
 from etude.skills.discovery import Discovery, preset
 from etude.skills.export import export
-from etude.skills.learners._delta_phi import LOG_LAMBDA
-from etude.skills.learners.base import Spec
+from etude.skills.learners.base import LOG_LAMBDA, Spec
 from etude.skills.learners.qrl import Qrl
 from etude.skills.library import SkillLibrary
 

@@ -53,7 +53,7 @@ def features(learner: Visr, x: np.ndarray) -> np.ndarray:
 def test_signal_and_alignment_agree_with_numpy(settings: dict[str, Any]) -> None:
     learner = make(**settings)
     batch = batch_for(learner)
-    expected = features(learner, batch.next_obs.numpy()[:, : learner.seen])
+    expected = features(learner, batch.next_obs.numpy()[:, : learner.seen_dim])
     signal = learner.signal(batch)
     np.testing.assert_allclose(signal.numpy(), expected, atol=1e-5)
     assert signal.shape == (B, learner.space.dim) and not signal.requires_grad
