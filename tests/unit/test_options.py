@@ -273,9 +273,31 @@ def test_steps_updates_and_batches_are_as_many_as_asked(monkeypatch: pytest.Monk
     run.run()
     assert (run.steps, run.updates, sizes) == (80, 15, [24] * 15)
     assert len(run.replay) == 60 and run.collected.shape == (2, 11, 2)
+    assert run.agent is not None
+    assert [len(bias) for _, bias in run.agent.policy_layers()] == [16, 16, 2]
     skills = np.reshape(told, (4, 10, 2, 2))  # epochs, steps, environments, Z
     assert [len(np.unique(one[:, 0], axis=0)) for one in skills] == [3] * 4  # of 4, 4 and 2 steps
     assert (skills[:, [0, 4, 8]] == skills[:, [3, 7, 9]]).all()
+
+
+def test_a_share_of_episodes_begins_where_training_has_been(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = {"visited_starts": 0.25, "num_envs": 40, "replay_capacity": 800, "warmup_steps": 0}
+    run = Discovery(small(steps=400, loop=loop))
+    chosen: list[bool] = []
+    run.collect()
+    reset = run.venv.reset
+
+    def watched(**given: Any) -> Any:
+        chosen.extend(given["options"]["mask"] if given else [])
+        return reset(**given)
+
+    monkeypatch.setattr(run.venv, "reset", watched)
+    for _ in range(20):
+        run.reset()
+    assert np.mean(chosen) == pytest.approx(0.25, abs=0.05)
+    assert len(chosen) == 800
 
 
 def drawn(seed: int) -> dict[str, np.ndarray]:

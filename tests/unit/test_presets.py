@@ -82,6 +82,18 @@ def test_flavours_have_tables_of_their_own() -> None:
         presets.load("any", "open", "papr")
 
 
+def test_a_configuration_starts_from_the_flavour_that_was_asked_for() -> None:
+    """That of the learner, and that of the bonus."""
+    cpu, paper = (preset("metra", "ant", flavour, "rnd") for flavour in ("cpu", "paper"))
+    assert (cpu.preset, paper.preset) == ("cpu", "paper")
+    for config in (cpu, paper):
+        assert config.agent.lr == presets.load("metra", "ant", config.preset)["agent"]["lr"]
+    assert cpu.agent.lr != paper.agent.lr
+    beside = presets.load("rnd", "ant", "paper")["method"]
+    assert to_dict(paper.bonus_method) == to_dict(cpu.bonus_method) | beside
+    assert beside["dim"] != to_dict(cpu.bonus_method)["dim"]
+
+
 def test_a_learner_without_a_file_has_its_defaults() -> None:
     assert presets.names("none") == {} and presets.load("none", "ant", "cpu") == {}
 
