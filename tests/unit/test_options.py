@@ -77,6 +77,7 @@ def test_dim_is_the_width_of_skills_and_of_what_is_paid_for_them(name: str) -> N
     ("name", "settings", "outputs"),
     [
         ("becl", {"features": 6}, [6]),
+        ("csd", {"dim": 3}, [3, 2 * O]),
         ("diayn", {"dim": 3}, [3]),
         ("diayn", {"dim": 3, "skills": "continuous"}, [6]),
         ("lpe", {"knots": 3, "codes": 5}, [3 * A, 5, 5, 5, 1]),
