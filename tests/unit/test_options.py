@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.agents.contrastive import Contrastive, ContrastiveConfig
-from etude.agents.replay import Batch, Sequences
+from etude.agents.replay import Batch, Replay, Sequences
 from etude.config import replace
 from etude.skills import learners
 from etude.skills.discovery import DiscoverConfig, Discovery, preset
@@ -153,6 +153,14 @@ def test_every_part_has_the_sizes_that_were_asked_for(choreographer: Choreograph
     assert (widths(learner.codebook.encoder), widths(learner.codebook.decoder)) == ([7, 4], [7, 16])
     assert (widths(learner.explorer.actor), widths(learner.skills.actor)) == ([11, A], [13, A])
     assert widths(learner.outcome) == [13, O] and learner.goals().shape == (6, O)
+
+
+def test_batches_are_as_long_as_the_horizon_of_the_model(choreographer: Choreographer) -> None:
+    replay, flags = Replay(20, 1, O, A, 6, seed=0), np.zeros(1, bool)
+    obs, action, skill = (np.zeros((1, width), np.float32) for width in (O, A, 6))
+    for _ in range(20):
+        replay.add(obs, action, obs, skill, flags, flags)
+    assert choreographer.draw(replay, 7).action.shape == (7, 3, A)
 
 
 def test_every_part_has_a_learning_rate_of_its_own(choreographer: Choreographer) -> None:
