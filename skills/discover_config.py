@@ -33,14 +33,16 @@ class LoopConfig(Config):
     warmup_steps: Annotated[int, Range(0)] = 3_000
     """steps collected before the first update (METRA: 10,000)"""
     hold: Annotated[int, Range(0)] = 0
-    """steps after which a training skill is redrawn; 0 = held for the whole episode"""
+    """steps after which a training skill is redrawn; 0 = held for the whole episode (LPE: for one
+    plan)"""
     visited_starts: Annotated[float, Range(0, 1)] = 0.0
     """share of training episodes that start from a state reached before, uniform over cells"""
     unseen: tuple[str, ...] = ()
     """observation fields that the policy does not see, such as the place of a body whose skills are
     to be the same everywhere; the learner sees them"""
     random_steps: Annotated[int, Range(0)] = 0
-    """steps at first with uniform actions, each held for `hold` steps (0: for one)"""
+    """steps at first with uniform actions, each held for `hold` steps (0: for one; LPE: at least
+    for a plan)"""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class DiscoverConfig(Config):
     a busy machine changes nothing; on one thread an idle clock's minutes; 0 = no limit"""
     dataset: str = ""
     """folder of a dataset to learn from, with no environment step of its own: an epoch is then only
-    its updates, and `steps` those that would have been collected meanwhile; empty = collect"""
+    its updates, and `steps` those that would have been collected meanwhile; what `loop` says of
+    collecting is then of no account; empty = collect"""
     bonus: str = ""
     """a second learner whose signal is added to what the agent is paid, so that it explores: apt,
     rnd, disagreement, or one that rewards the same skills; empty = none"""
@@ -78,7 +81,7 @@ class DiscoverConfig(Config):
     encoder: RepresentationConfig = field(default_factory=RepresentationConfig)
     """settings of the representation"""
     agent: SACConfig = field(default_factory=SACConfig)
-    """settings of the agent"""
+    """settings of the agent; of no account for LPE and Choreographer, which have none"""
     loop: LoopConfig = field(default_factory=LoopConfig)
     """settings of collection and updates"""
 
@@ -100,6 +103,16 @@ class DiscoverConfig(Config):
             raise UsageError(
                 f"bonus_weight = {self.bonus_weight} weighs no bonus: name one, for example "
                 "bonus = rnd, or leave it out."
+            )
+        if not self.bonus and self.bonus_method != LearnerConfig():
+            raise UsageError(
+                "settings of bonus_method are for a bonus: name one, for example bonus = rnd, "
+                "or leave them out."
+            )
+        if self.representation == "none" and self.encoder != RepresentationConfig():
+            raise UsageError(
+                "settings of encoder are for a representation: choose representation = mrq, "
+                "or leave them out."
             )
         if self.representation != "none" and self.agent.activation != "relu":
             raise UsageError(

@@ -149,6 +149,8 @@ def test_what_cannot_be_is_refused(
 def test_a_weight_without_a_bonus_is_refused() -> None:
     with pytest.raises(UsageError, match=r"bonus_weight = 0.3 weighs no bonus: name one"):
         replace(preset("metra", "point-open"), {"bonus_weight": 0.3})
+    with pytest.raises(UsageError, match=r"settings of bonus_method are for a bonus: name one"):
+        replace(preset("metra", "point-open"), {"bonus_method": {"skill_obs": ["x"]}})
     with pytest.raises(UsageError, match=r"bonus_weight = 0.0 is out of range"):
         small("metra", "rnd", 0)
 

@@ -298,7 +298,7 @@ def test_every_tensor_of_an_update_is_where_the_batch_is(
 
 
 def test_off_there_is_nothing_of_it() -> None:
-    run = Discovery(small("metra", representation="none"))
+    run = Discovery(replace(preset("metra", "point-open"), SMALL))
     run.run()
     assert run.representation is None and "representation" not in run.checkpoint()
     assert not any(k.startswith("model/") for k in run.metrics)
@@ -310,6 +310,7 @@ def test_off_there_is_nothing_of_it() -> None:
         ("lpe", {}, "lpe has no agent that learns from a signal"),
         ("crl", {}, "crl has no agent that learns from a signal"),
         ("metra", {"agent": {"activation": "tanh"}}, "activation = tanh does not go with .* relu"),
+        ("metra", {"representation": "none"}, "settings of encoder are for a representation"),
         ("metra", {"representation": "mrk"}, 'representation = .* did you mean "mrq"'),
     ],
 )
