@@ -1,4 +1,4 @@
-"""Oracle: directions by hand, the ceiling of what directions in the plane can do on a task.
+"""Oracle: directions by hand, a yardstick of what directions in the plane can do on a task.
 
 Not a method of skill discovery: somebody has said which coordinates matter (`skill_obs`, the
 position of a body) and the reward is the distance covered along the skill,
