@@ -43,7 +43,12 @@ class Summary:
     """upper end of it"""
 
     def __str__(self) -> str:
-        return f"{self.iqm:.3g} [{self.low:.3g}, {self.high:.3g}]"
+        return f"{short(self.iqm)} [{short(self.low)}, {short(self.high)}]"
+
+
+def short(value: float) -> str:
+    """Three digits that count; from a thousand on, whole numbers."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
 
 
 def median(values: NDArray[np.float64]) -> NDArray[np.float64]:

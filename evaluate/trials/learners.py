@@ -25,7 +25,7 @@ from etude.evaluate import canvas, plots
 from etude.evaluate.monitor import FILE, read_history
 from etude.evaluate.report import JSON
 from etude.evaluate.rollouts import rollout_task
-from etude.evaluate.statistics import summarise
+from etude.evaluate.statistics import short, summarise
 from etude.evaluate.trials import tables
 from etude.skills.controllers.base import GOAL
 from etude.skills.controllers.goal_direction import GoalDirectionController
@@ -254,7 +254,7 @@ def _summary(values: Sequence[float]) -> str:
     """Interquartile mean and its interval over seeds."""
     if not values:
         return "–"
-    return str(summarise(values)) if len(values) > 1 else f"{values[0]:.3g}"
+    return str(summarise(values)) if len(values) > 1 else short(values[0])
 
 
 def _draw(

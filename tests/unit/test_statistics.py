@@ -28,6 +28,15 @@ def test_the_mean_of_the_middle_is_that_of_scipy() -> None:
     assert median == pytest.approx(np.median(together))
 
 
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(0.01234, "0.0123"), (999.4, "999"), (999.6, "1,000"), (-1004.2, "-1,004"), (0.0, "0")],
+)
+def test_figures_are_short_and_never_powers_of_ten(value: float, told: str) -> None:
+    assert statistics.short(value) == told
+    assert str(statistics.summarise([value])).startswith(told)
+
+
 def test_seeds_are_resampled_within_their_task() -> None:
     """Tasks far apart widen nothing; without strata they would."""
     x = {"low": [0.0, 0.1, 0.2], "high": [10.0, 10.1, 10.2]}
