@@ -253,8 +253,8 @@ class Discovery:
             learned |= self.bonus.update(own)
         if self.representation:
             learned |= self._represent(self.representation)
-        batch, learners = self._relabelled(drawn)
-        signal, weights, rewards = self._paid(batch, learners)
+        batch, for_learner = self._relabelled(drawn)
+        signal, weights, rewards = self._paid(batch, for_learner)
         seen = batch.replace(obs=self._shown(batch.obs), next_obs=self._shown(batch.next_obs))
         if self.representation:
             seen = self.representation.encoded(seen)
@@ -275,15 +275,15 @@ class Discovery:
 
     def _relabelled(self, batch: Batch) -> tuple[Batch, Batch]:
         """The batch with skills and goals to learn from, and the same as the learner sees it."""
-        learners = self.learner.relabel(self._for_learner(batch), self.rng)
-        return batch.replace(skill=learners.skill, goal=learners.goal), learners
+        for_learner = self.learner.relabel(self._for_learner(batch), self.rng)
+        return batch.replace(skill=for_learner.skill, goal=for_learner.goal), for_learner
 
-    def _paid(self, batch: Batch, learners: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _paid(self, batch: Batch, for_learner: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Signal and weights (B, K) with the bonus in them, and the mean of each reward.
 
-        The batch is as the bonus sees it, and `learners` the same as the learner does.
+        The batch is as the bonus sees it, and `for_learner` the same as the learner does.
         """
-        signal = self.learner.signal(learners)
+        signal = self.learner.signal(for_learner)
         weights = self.learner.task_vector(batch.skill)
         rewards = {"skill/reward": (signal * weights).sum(-1).mean()}
         if self.bonus:
@@ -294,10 +294,10 @@ class Discovery:
     def _represent(self, representation: Representation) -> dict[str, Tensor]:
         """An update of what the agent sees; returns its metrics."""
         drawn = representation.draw(self.replay).normalised(self.normaliser)
-        batch, learners = self._relabelled(transitions(drawn))
+        batch, for_learner = self._relabelled(transitions(drawn))
         skill = batch.skill.unflatten(0, drawn.valid.shape)
         shown = drawn.replace(obs=self._shown(drawn.obs), skill=skill)
-        return representation.update(shown, self._paid(batch, learners)[0])
+        return representation.update(shown, self._paid(batch, for_learner)[0])
 
     def _check(
         self,
