@@ -209,6 +209,7 @@ def learning_curves(
     share: bool = False,
     note: str = "",
     xlabel: str = STEPS,
+    names: Sequence[str] = (),
 ) -> Figure:
     """Values over environment steps: a thin line per seed, a thick one for their IQM.
 
@@ -219,13 +220,16 @@ def learning_curves(
         share: the values are shares, shown in percent from 0 to 100.
         note: a sentence for the line under the title.
         xlabel: what the curves' first values are, if not steps.
+        names: arms in the order of their colours, for one arm to look the same in several pictures;
+            none takes the order of `curves`.
     """
     seeds = sorted({len(c) for c in curves.values()})
     several = seeds != [1]
     count = "-".join(map(str, sorted({seeds[0], seeds[-1]})))
     text = f"Thin lines: {count} seeds each; thick: their interquartile mean." if several else ""
     figure, ax = canvas.blank(title, f"{text} {note}".strip())
-    for i, (name, runs) in enumerate(curves.items()):
+    for name, runs in curves.items():
+        i = list(names or curves).index(name)
         colour, style = PALETTE[i % len(PALETTE)], ("-", "--", "-.")[i // len(PALETTE) % 3]
         for steps, values in runs if several else ():
             ax.plot(steps, values, style, color=colour, linewidth=0.8, alpha=0.35)

@@ -181,13 +181,16 @@ def report(folder: Path, trials: Sequence[Trial]) -> str:
     for point in tables.read(folder / CURVES, TEXT):
         points.setdefault(point["trial"], []).append(point)
     parts = [f"{len(rows)} of {len(trials)} trials done.\n"]
-    for env in dict.fromkeys(trial.env for trial in trials):
+    envs = list(dict.fromkeys(trial.env for trial in trials))
+    ranked = sorted(rows, key=lambda row: (envs.index(row["env"]), -row["policy_coverage"]))
+    names = list(dict.fromkeys(row["learner"] for row in ranked))
+    for env in envs:
         own = [row for row in rows if row["env"] == env]
         if own:
             parts.append(_section(env, own, points, wanted))
             for axis in ("minutes", "steps"):
                 for column in ON_THE_WAY:
-                    _draw(folder, env, own, points, axis, column)
+                    _draw(folder, env, own, points, axis, column, names)
     text = "\n".join(parts)
     write_text(folder / TABLE, text)
     return text
@@ -264,8 +267,9 @@ def _draw(
     points: Mapping[str, Sequence[Row]],
     axis: str,
     column: str,
+    names: Sequence[str],
 ) -> None:
-    """The learning curves of one environment as a picture."""
+    """The learning curves of one environment; `names` are in the order of their colours."""
     spec = registry.spec(env)
     curves: dict[str, list[plots.Curve]] = {}
     for row in sorted(rows, key=lambda row: -_column(points[row["trial"]], column)[-1]):
@@ -275,5 +279,5 @@ def _draw(
     measure = f"policy coverage ({canvas.cell_size(spec)} cells)"
     ylabel = measure if column == ON_THE_WAY[0] else f"mean displacement ({spec.descriptor_unit})"
     xlabel = "minutes of training on one core" if axis == "minutes" else "environment steps"
-    figure = plots.learning_curves(curves, ylabel, f"Learners in {env}", xlabel=xlabel)
+    figure = plots.learning_curves(curves, ylabel, f"Learners in {env}", xlabel=xlabel, names=names)
     canvas.save(figure, folder / f"{env}-{column.split('_')[-1]}-{axis}.png")

@@ -245,3 +245,14 @@ def test_learning_curves_average_on_common_steps():
     alone = plots.learning_curves({"a": runs[:1], "b": runs[1:]}, "cells", "title")
     assert len(alone.axes[0].lines) == 2
     assert [t.get_text() for t in alone.axes[0].get_legend().get_texts()] == ["a", "b"]
+
+
+def test_an_arm_has_the_colour_of_its_place_among_the_names():
+    run = [(np.array([0.0, 1.0]), np.array([0.0, 1.0]))]
+    names = [f"arm {i}" for i in range(9)]
+    whole = plots.learning_curves(dict.fromkeys(names, run), "y", "title").axes[0].lines
+    some = {"arm 8": run, "arm 1": run}
+    lines = plots.learning_curves(some, "y", "title", names=names).axes[0].lines
+    for line, like in zip(lines, (whole[8], whole[1]), strict=True):
+        look = line.get_color(), line.get_linestyle()
+        assert look == (like.get_color(), like.get_linestyle()) != (whole[0].get_color(), "-")
