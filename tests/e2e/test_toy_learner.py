@@ -55,7 +55,7 @@ class ToyCompass(Learner):
     def __init__(self, spec: Spec, config: Config) -> None:
         super().__init__(spec, config)
         self.space, self.needle = Discrete(2), config.needle
-        self.phi = mlp((self.seen, 1))
+        self.phi = mlp((self.seen_dim, 1))
         self.optimiser = torch.optim.Adam(self.phi.parameters(), lr=1e-2)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
