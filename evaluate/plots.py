@@ -228,8 +228,9 @@ def learning_curves(
     count = "-".join(map(str, sorted({seeds[0], seeds[-1]})))
     text = f"Thin lines: {count} seeds each; thick: their interquartile mean." if several else ""
     figure, ax = canvas.blank(title, f"{text} {note}".strip())
+    order = list(names or curves)
     for name, runs in curves.items():
-        i = list(names or curves).index(name)
+        i = order.index(name)
         colour, style = PALETTE[i % len(PALETTE)], ("-", "--", "-.")[i // len(PALETTE) % 3]
         for steps, values in runs if several else ():
             ax.plot(steps, values, style, color=colour, linewidth=0.8, alpha=0.35)

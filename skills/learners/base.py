@@ -174,6 +174,12 @@ def own_generator() -> torch.Generator:
     return torch.Generator().manual_seed(int(torch.randint(2**62, ())))
 
 
+def in_hindsight(told: Tensor, other: Tensor, share: float, rng: np.random.Generator) -> Tensor:
+    """Skills (B, Z): those that were told, but `other` (B, Z) in a random share of the rows."""
+    chosen = torch.from_numpy(rng.random((len(told), 1)) < share)
+    return torch.where(chosen.to(told.device), other, told)
+
+
 def affine(scale: Tensor, shift: Tensor) -> nn.Sequential:
     """x -> scale * x + shift, both (N,), as a network that a library can hold."""
     layer = nn.Linear(len(scale), len(shift))

@@ -62,9 +62,8 @@ class Disagreement(Learner):
         loss, metrics = self.models.loss(batch.obs, batch.action, batch.next_obs, weight)
         descend(self.optimiser, loss)
         variance = self.usual.measure(self.variance(batch))
-        error = (
-            metrics["model/ensemble_error"] * self.spec.obs_dim / self.seen_dim
-        )  # of these alone
+        part = self.seen_dim / self.spec.obs_dim  # the mean is over all dimensions
+        error = metrics["model/ensemble_error"] / part
         return {"skill/variance": variance, "skill/model_error": error}
 
     @torch.no_grad()

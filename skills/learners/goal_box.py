@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from etude.agents.replay import Batch, Replay
 from etude.config import Range
-from etude.skills.learners.base import Learner, LearnerConfig, Spec, affine, descend
+from etude.skills.learners.base import Learner, LearnerConfig, Spec, affine, descend, in_hindsight
 from etude.skills.spaces import Cube
 
 
@@ -100,9 +100,9 @@ class GoalBox(Learner):
     def relabel(self, batch: Batch, rng: np.random.Generator) -> Batch:
         if batch.future_obs is None:
             return batch
-        chosen = torch.from_numpy(rng.random((len(batch.obs), 1)) < self.config.hindsight)
         met = self.goal_skill(batch.obs, batch.future_obs)
-        return batch.replace(skill=torch.where(chosen.to(met.device), met, batch.skill))
+        share = self.config.hindsight
+        return batch.replace(skill=in_hindsight(batch.skill, met, share, rng))
 
     @torch.no_grad()
     def signal(self, batch: Batch) -> Tensor:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from etude.agents.replay import Batch
 from etude.config import Range
-from etude.skills.learners.base import Learner, LearnerConfig, Spec, affine
+from etude.skills.learners.base import Learner, LearnerConfig, Spec, affine, in_hindsight
 from etude.skills.spaces import Sphere
 
 
@@ -58,9 +58,8 @@ class Oracle(Learner):
 
     def relabel(self, batch: Batch, rng: np.random.Generator) -> Batch:
         drawn = torch.from_numpy(self.space.sample(rng, len(batch.skill))).to(batch.skill)
-        other = torch.from_numpy(rng.random((len(drawn), 1)) < self.config.hindsight)
-        other = other.to(drawn.device)
-        return batch.replace(skill=torch.where(other, drawn, batch.skill))
+        share = self.config.hindsight
+        return batch.replace(skill=in_hindsight(batch.skill, drawn, share, rng))
 
     @torch.no_grad()
     def signal(self, batch: Batch) -> Tensor:

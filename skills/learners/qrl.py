@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from etude.agents.replay import Batch
 from etude.config import Range
 from etude.skills.learners._goal_cube import GoalCube
-from etude.skills.learners.base import LOG_LAMBDA, Spec
+from etude.skills.learners.base import LOG_LAMBDA, Spec, in_hindsight
 from etude.worldmodels.quasimetric import Quasimetric, spread_loss
 
 
@@ -106,8 +106,7 @@ class Qrl(GoalCube):
         met = self.goal_skill(batch.obs, later)
         # the skills of a dataset may be of another kind; there the goals of other rows are told
         told = met.roll(1, 0) if self.offline else batch.skill
-        chosen = torch.from_numpy(rng.random((len(met), 1)) < self.config.hindsight)
-        return batch.replace(skill=torch.where(chosen.to(met.device), met, told))
+        return batch.replace(skill=in_hindsight(told, met, self.config.hindsight, rng))
 
     @torch.no_grad()
     def signal(self, batch: Batch) -> Tensor:
